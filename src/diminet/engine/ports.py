@@ -1,0 +1,412 @@
+"""The few Protocols through which the engine reaches everything else; production and simulator fill them.
+
+Errors: every method raises from `diminet.errors` only. Peers: SiteUnreachable when no answer came,
+otherwise what the peer answered. South: SiteRefused (the VIM said no), SiteUnreachable (the VIM is
+away), NetworkNotFound. Store: StorageUnavailable.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Literal, Protocol, TypeVar
+
+from diminet.messages import (
+    Acknowledgement,
+    BlockGrant,
+    BlockRequest,
+    Caller,
+    Change,
+    ChangeAnswer,
+    Context,
+    DocumentPut,
+    Hello,
+    MemberState,
+    Reservation,
+    ReserveRequest,
+    Snapshot,
+    SyncReport,
+    Tombstone,
+)
+from diminet.model import (
+    Block,
+    Capabilities,
+    Connection,
+    Document,
+    Event,
+    Health,
+    Initiator,
+    Model,
+    NetworkFacts,
+    Pair,
+    PortFacts,
+    ProvisioningStatus,
+    Site,
+    SubnetShape,
+    Target,
+    Ticket,
+)
+
+T = TypeVar("T")
+
+
+class Clock(Protocol):
+    """Time and chance; the simulator decides both."""
+
+    def now(self) -> float:
+        """UTC, epoch seconds."""
+
+    async def sleep(self, seconds: float) -> None: ...
+
+    def timeout(self, seconds: float) -> AbstractAsyncContextManager[Any]:
+        """Like asyncio.timeout: raises TimeoutError inside the block after that many seconds."""
+
+    def uuid(self) -> str: ...
+
+    def random(self) -> float:
+        """In [0, 1)."""
+
+
+class Directory(Protocol):
+    """Who the other sites are."""
+
+    async def site(self, name: str) -> Site:
+        """Raises SiteUnknown, naming the sites that are known."""
+
+    async def sites(self) -> tuple[Site, ...]: ...
+
+
+class Identity(Protocol):
+    """Who is asking."""
+
+    async def authenticate(self, token: str) -> Caller:
+        """Raises NotAuthenticated."""
+
+    async def authorise(self, ctx: Context, project_id: str) -> None:
+        """May the peer `ctx.sender`, asking for `ctx.initiator`, act here for that project? By this
+        site's own rules (DESIGN section 4). Raises NotAuthorised with what the operator may do."""
+
+
+class Horizontal(Protocol):
+    """What this instance answers to the others; `ctx.sender` is the peer's proven name."""
+
+    async def hello(self, ctx: Context) -> Hello: ...
+    async def reserve(self, ctx: Context, request: ReserveRequest) -> Reservation: ...
+    async def put(self, ctx: Context, service_id: str, put: DocumentPut) -> MemberState: ...
+    async def bury(self, ctx: Context, service_id: str, tombstone: Tombstone) -> Acknowledgement: ...
+    async def abort(self, ctx: Context, service_id: str, rid: str) -> None: ...
+    async def snapshot(self, ctx: Context, service_id: str) -> Snapshot: ...
+    async def give(self, ctx: Context, service_id: str, request: BlockRequest) -> BlockGrant: ...
+    async def hand_in(self, ctx: Context, service_id: str, change: Change) -> ChangeAnswer: ...
+    async def sync(self, ctx: Context) -> SyncReport: ...
+
+
+class Peers(Protocol):
+    """The way to the others: `peers.at(site)` speaks to that site's Horizontal. The only seam between
+    instances; a call ends by `ctx.deadline` or the setting `request_timeout`."""
+
+    def at(self, site: str) -> Horizontal: ...
+
+
+class South(Protocol):
+    """The VIM and data plane of this site. Every method may be repeated with the same effect.
+
+    Objects that DIMINET makes are recognisable in the VIM by the service id (invariant 9).
+    """
+
+    kind: str
+
+    async def capabilities(self) -> Capabilities: ...
+
+    async def network(self, network_id: str) -> NetworkFacts:
+        """Raises NetworkNotFound."""
+
+    async def ports(self, network_id: str) -> tuple[PortFacts, ...]:
+        """All addresses in use, gateways and DHCP included."""
+
+    async def make_network(self, service_id: str, project_id: str, name: str, key: str) -> str:
+        """A network without subnets, marked as ours; the same (service_id, key) gives the same id."""
+
+    async def shape_subnet(self, network_id: str, shape: SubnetShape) -> None:
+        """The subnet with that CIDR exists (made if missing) with that gateway and those pools.
+        Pools are exclusive: the VIM gives out no address outside them from when this returns."""
+
+    async def drop_network(self, network_id: str) -> bool:
+        """Delete a network that we made; False if a tenant's port is on it: then it loses our mark
+        and stays. True if it is gone, or was already."""
+
+    async def connect(self, target: Target) -> None:
+        """Make the data plane of that service as the target says, and nothing else."""
+
+    async def disconnect(self, service_id: str) -> None:
+        """Take the service's data plane off. Networks, pools and gateways are left alone."""
+
+    async def realised(self) -> Mapping[str, Health]:
+        """Service id -> how it is in the data plane, for every service found there."""
+
+    async def problems(self) -> tuple[str, ...]:
+        """Which dependency fails (FRR, kernel, Neutron); empty when ready."""
+
+
+class PoolKeeper(Protocol):
+    """How a South with its own IPAM asks for more room (the linux one does)."""
+
+    async def more_room(self, network_id: str, cidr: str) -> bool:
+        """The pool has run dry: pool spare or ask others now. True if there is more room now."""
+
+    def port_made(self, network_id: str) -> None:
+        """An address was given: look at the watermark soon. Never blocks."""
+
+
+# -- rows of the store -----------------------------------------------------------------------------
+
+
+class ServiceRow(Model):
+    """A service at this site. document None: only intended or reserved so far is not a row; a row
+    always has a document, a tombstone's included.
+
+    applied: pair that this site has realised. confirmed: pair of which the master said that every
+    member is active. left: join number with which this site left, durably. settled: a tombstone whose
+    local clean-up is done.
+    """
+
+    document: Document
+    status: ProvisioningStatus
+    applied: Pair | None = None
+    confirmed: Pair | None = None
+    left: int | None = None
+    settled: bool = False
+    fault: dict[str, Any] | None = None
+    warnings: tuple[str, ...] = ()
+    created_at: float
+    updated_at: float
+    synced_at: float | None = None
+
+
+class ReservationRow(Model):
+    """A promise of this site. network_id: reserved network. made: made for it. original: to restore."""
+
+    rid: str
+    service_id: str
+    network_id: str
+    project_id: str
+    sender: str
+    ticket: Ticket
+    expires_at: float
+    made: bool = False
+    original: tuple[SubnetShape, ...] = ()
+
+
+class IntentRow(Model):
+    """The one running operation of a service at its master, with every site that it asks.
+
+    before: the document to go back to (None: a create). operation: create, modify, join, ….
+    """
+
+    service_id: str
+    operation: str
+    sites: tuple[str, ...]
+    ticket: Ticket
+    deadline: float
+    initiator: Initiator
+    request_id: str
+    on_unreachable: str = "revoke"
+    before: Document | None = None
+    idempotency_key: str | None = None
+
+
+class MemberRow(Model):
+    """What the master knows of a member, or of a site that was ever asked.
+
+    clean: it has acknowledged a tombstone, or its leaving.
+    """
+
+    service_id: str
+    site: str
+    pair: Pair | None = None
+    status: ProvisioningStatus = ProvisioningStatus.PENDING_CREATE
+    operating: str = "UNKNOWN"
+    fault: str | None = None
+    seen_at: float | None = None
+    clean: bool = False
+
+
+class HeldBlock(Model):
+    """A block as this site knows it; pooled is this site's own matter and only for blocks it owns."""
+
+    block: Block
+    pooled: bool = False
+
+
+class OutboxRow(Model):
+    """Something that must still reach a site. One row per (peer, service_id, kind, rid).
+
+    kind: `document` (the current one), `tombstone`, `abort` (of `rid`).
+    """
+
+    peer: str
+    service_id: str
+    kind: Literal["document", "tombstone", "abort"]
+    rid: str = ""
+    created_at: float
+    attempts: int = 0
+    next_at: float
+    request_id: str
+    initiator: Initiator
+
+
+class PeerRow(Model):
+    site: str
+    number: int | None = None
+    incarnation: str | None = None
+    seen_at: float | None = None
+
+
+class Meta(Model):
+    """Of this database. incarnation: new after restore or re-install."""
+
+    database_id: str
+    incarnation: str
+    writes: int
+
+
+class ServiceFilter(Model):
+    """For lists. marker: id of the last service of the page before. Deleted and revoked services are
+    shown only where `status` asks for them."""
+
+    project_id: str | None = None
+    type: str | None = None
+    name: str | None = None
+    status: str | None = None
+    site: str | None = None
+    tags: tuple[str, ...] = ()
+    sort_key: str = "created_at"
+    sort_dir: Literal["asc", "desc"] = "asc"
+    limit: int = 100
+    marker: str | None = None
+
+
+class Tx(Protocol):
+    """One transaction, all of it or none. Synchronous: it runs in the store's own worker thread."""
+
+    # services
+    def service(self, service_id: str) -> ServiceRow | None: ...
+
+    def save_service(self, row: ServiceRow, *, expect: Pair | None) -> bool:
+        """Insert (expect None: there must be none) or replace the row whose pair is `expect` and,
+        unless `row` itself is one, that is no tombstone. False, and no change, if it is not so."""
+
+    def delete_service(self, service_id: str) -> None:
+        """With everything that hangs on it, but events and authorisations."""
+
+    def services(self, where: ServiceFilter) -> list[ServiceRow]: ...
+
+    def live_services(self) -> list[ServiceRow]:
+        """All that are not settled tombstones; for the reconciler, paged by nothing but its own need."""
+
+    def services_of_network(self, site: str, network_id: str) -> list[ServiceRow]:
+        """Live documents with that network of that site among their resources."""
+
+    def services_shared_with(self, site: str) -> list[ServiceRow]:
+        """Live or tombstone, of which that site is a member or was asked."""
+
+    def count_services(self, project_id: str) -> int: ...
+
+    # members, as the master knows them
+    def members(self, service_id: str) -> list[MemberRow]: ...
+    def save_member(self, row: MemberRow) -> None: ...
+
+    # connections
+    def connections(self, service_id: str) -> list[Connection]: ...
+    def save_connection(self, row: Connection) -> None: ...
+    def delete_connection(self, service_id: str, resource_id: str) -> None: ...
+
+    # reservations and authorisations
+    def reservations_of_network(self, network_id: str) -> list[ReservationRow]: ...
+    def reservations_of_service(self, service_id: str) -> list[ReservationRow]: ...
+    def reservation(self, rid: str) -> list[ReservationRow]:
+        """One RID may promise several networks: one row for each."""
+
+    def expired_reservations(self, now: float) -> list[ReservationRow]: ...
+    def add_reservation(self, row: ReservationRow) -> None: ...
+    def delete_reservations(self, rid: str) -> None: ...
+    def authorise(self, service_id: str, network_id: str, initiator: Initiator, at: float) -> None: ...
+    def authorised(self, service_id: str, network_id: str, project_id: str) -> bool: ...
+
+    # blocks
+    def blocks(self, service_id: str) -> list[HeldBlock]: ...
+    def put_blocks(self, service_id: str, blocks: Iterable[HeldBlock]) -> None:
+        """Write each where its version is higher than, or equal to, the stored one."""
+
+    def network_blocks(self, site: str, network_id: str, cidr: str) -> tuple[ServiceRow, list[HeldBlock]] | None:
+        """The L2 service whose subnet that is here, with its blocks."""
+
+    def grant(self, service_id: str, requester: str, cidr: str, number: int) -> tuple[Block, ...] | None:
+        """The answer that was given to that numbered request."""
+
+    def add_grant(
+        self, service_id: str, requester: str, cidr: str, number: int, blocks: Sequence[Block]
+    ) -> None: ...
+
+    def pending_block_request(self, service_id: str, peer: str, cidr: str) -> BlockRequest | None:
+        """Our own request to that peer that is not answered yet: it is repeated, not renumbered."""
+
+    def start_block_request(self, service_id: str, peer: str, cidr: str, count: int) -> BlockRequest: ...
+    def end_block_request(self, service_id: str, peer: str, cidr: str) -> None: ...
+
+    # intents
+    def intent(self, service_id: str) -> IntentRow | None: ...
+    def intents(self) -> list[IntentRow]: ...
+
+    def add_intent(self, row: IntentRow) -> bool:
+        """False if the service has one already: one operation per service at a time."""
+
+    def save_intent(self, row: IntentRow) -> None: ...
+    def delete_intent(self, service_id: str) -> None: ...
+
+    # outbox
+    def outbox(self, *, due: float | None = None, peer: str | None = None) -> list[OutboxRow]: ...
+    def post(self, row: OutboxRow) -> None:
+        """Insert; an equal (peer, service_id, kind, rid) keeps its created_at."""
+
+    def unpost(self, row: OutboxRow) -> None: ...
+
+    # events, idempotency, identifiers, peers, leases
+    def add_event(self, event: Event) -> None: ...
+    def events(
+        self, *, service_id: str | None, project_id: str | None, after: int, limit: int
+    ) -> list[Event]: ...
+
+    def idempotent(self, project_id: str, key: str, now: float) -> tuple[str, str] | None:
+        """(hash of the body, service id) of a request with that key, not older than 24 h."""
+
+    def remember(self, project_id: str, key: str, body_hash: str, service_id: str, now: float) -> None: ...
+    def forget(self, project_id: str, key: str) -> None: ...
+
+    def take_identifier(self, service_id: str, low: int, high: int) -> int | None:
+        """The lowest free k in low..high for that service; None when all are taken."""
+
+    def release_identifier(self, service_id: str) -> None: ...
+
+    def peer(self, site: str) -> PeerRow | None: ...
+    def peers(self) -> list[PeerRow]: ...
+    def save_peer(self, row: PeerRow) -> None: ...
+
+    def lease(self, name: str, holder: str, now: float, seconds: float) -> bool:
+        """Take or renew; False while another holds it."""
+
+    def meta(self) -> Meta: ...
+
+    def prune(self, *, events_before: float, events_most: int, settled_before: float, now: float) -> None:
+        """Bounded growth: old events, settled tombstones and revoked services, idempotency keys."""
+
+
+class Store(Protocol):
+    async def write(self, decide: Callable[[Tx], T]) -> T:
+        """Run `decide` in one immediate transaction; committed and on disk when this returns, rolled
+        back if it raises. Raises StorageUnavailable when locked beyond `storage_timeout`, full or
+        read-only."""
+
+    async def read(self, look: Callable[[Tx], T]) -> T:
+        """The same for reading only."""
+
+
+Spawn = Callable[[Awaitable[None]], None]

@@ -1,0 +1,278 @@
+"""What instances say to each other (DESIGN section 4) and what the north side hands to the engine.
+
+Every east-west message is one of the requests below plus a Context, which travels in headers.
+"""
+
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field, SecretStr
+
+from diminet.model import (
+    Block,
+    Capabilities,
+    Document,
+    Entry,
+    Initiator,
+    Model,
+    NetworkFacts,
+    OnUnreachable,
+    OperatingStatus,
+    Pair,
+    PortFacts,
+    ProvisioningStatus,
+    Resource,
+    Ticket,
+    Wire,
+)
+
+PROTOCOL_MAJOR = 1
+PROTOCOL_MINOR = 0
+
+
+class Context(Model):
+    """The envelope. sender: the peer's name from its certificate (None: this instance itself).
+
+    token: the user's, handed on once to the site asked and never stored. deadline: epoch seconds.
+    """
+
+    request_id: str
+    initiator: Initiator
+    sender: str | None = None
+    incarnation: str | None = None
+    token: SecretStr | None = None
+    deadline: float | None = None
+
+
+# -- reserve ---------------------------------------------------------------------------------------
+
+
+class ReserveRequest(Wire):
+    """Are your networks fit for this service? entries: those of the asked site.
+
+    wanted: type-specific wishes (e.g. L2: the CIDRs that the network must have or will get).
+    lifetime: seconds the promise is asked for. members: all sites of the request.
+    """
+
+    service_id: str
+    type: str
+    project_id: str
+    ticket: Ticket
+    lifetime: float
+    entries: tuple[Entry, ...]
+    members: tuple[str, ...]
+    params: dict[str, Any] = {}
+    wanted: dict[str, Any] = {}
+
+
+class ResourceFacts(Wire):
+    """One reserved network. reaches: CIDRs that it already reaches through other services."""
+
+    network: NetworkFacts
+    made: bool = False
+    ports: tuple[PortFacts, ...] = ()
+    reaches: tuple["Reach", ...] = ()
+
+
+class Reach(Wire):
+    cidr: str
+    network_id: str
+    site: str
+
+
+class Reservation(Wire):
+    """The promise: its id (minted by the asked site), and the facts to decide from."""
+
+    rid: str
+    site: str
+    number: int
+    expires_at: float
+    capabilities: Capabilities
+    resources: tuple[ResourceFacts, ...]
+
+
+# -- documents -------------------------------------------------------------------------------------
+
+
+class DocumentPut(Wire):
+    """Here is the document; make it so. blocks: those that the sender wrote or owns."""
+
+    document: Document
+    blocks: tuple[Block, ...] = ()
+
+
+class MemberState(Wire):
+    """A member's own part: what pair it holds, what it has realised, what is wrong."""
+
+    site: str
+    pair: Pair | None
+    applied: Pair | None
+    provisioning_status: ProvisioningStatus
+    operating_status: OperatingStatus
+    warnings: tuple[str, ...] = ()
+    fault: str | None = None
+    blocks: tuple[Block, ...] = ()  # on leaving: those it gives back
+
+
+class Tombstone(Wire):
+    """The last document of a deleted service (None: it was never committed)."""
+
+    service_id: str
+    document: Document | None = None
+
+
+class Acknowledgement(Wire):
+    """clean: nothing of the service is left at this site. also: sites that only the receiver knew of."""
+
+    site: str
+    clean: bool
+    warnings: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
+
+
+class Snapshot(Wire):
+    """All that a site has of a service; document None if it knows nothing of it."""
+
+    document: Document | None
+    state: MemberState | None
+    blocks: tuple[Block, ...] = ()
+    confirmed: bool = False
+
+
+# -- blocks ----------------------------------------------------------------------------------------
+
+
+class BlockRequest(Wire):
+    """Give me `count` blocks of that subnet. number: the requester's own counter; a repeated number
+    is answered the same."""
+
+    cidr: str
+    number: int = Field(ge=1)
+    count: int = Field(ge=1, le=1024)
+
+
+class BlockGrant(Wire):
+    """blocks: written with the requester as owner; may be fewer than asked, or none. spare: left."""
+
+    blocks: tuple[Block, ...]
+    spare: int = 0
+
+
+# -- handed-in requests ----------------------------------------------------------------------------
+
+
+class Change(Wire):
+    """A user's modify, join, leave or delete. Absent (None) fields stay as they are."""
+
+    operation: Literal["modify", "join", "leave", "delete"]
+    if_match: str | None = None
+    name: str | None = None
+    description: str | None = None
+    tags: tuple[str, ...] | None = None
+    on_unreachable: OnUnreachable | None = None
+    resources: tuple[Entry, ...] | None = None  # modify: the whole new list
+    entry: Entry | None = None  # join, leave (leave without resource_id: all of the site's)
+
+
+class ChangeAnswer(Wire):
+    """document: as it stands after the change (None: gone). waiting: sites not reached yet."""
+
+    document: Document | None
+    waiting: tuple[str, ...] = ()
+
+
+# -- anti-entropy ----------------------------------------------------------------------------------
+
+
+class SyncEntry(Wire):
+    """One shared service in the periodic exchange. digest: of all block versions known.
+
+    spare: per CIDR, how many blocks the answering site could give. confirmed: the master's word
+    that every member is active at that pair.
+    """
+
+    service_id: str
+    pair: Pair
+    tombstone: bool = False
+    confirmed: bool = False
+    provisioning_status: ProvisioningStatus
+    operating_status: OperatingStatus
+    digest: str = ""
+    spare: dict[str, int] = {}
+
+
+class SyncReport(Wire):
+    site: str
+    number: int
+    incarnation: str
+    services: tuple[SyncEntry, ...]
+
+
+class Hello(Wire):
+    """`GET /` between instances."""
+
+    name: str
+    number: int
+    protocol: str
+    capabilities: tuple[str, ...] = ()
+    incarnation: str
+
+
+# -- from and to the north side --------------------------------------------------------------------
+
+
+class Caller(Model):
+    """Who is asking at the north API. roles: `admin`, `member`, `reader`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    user_id: str
+    project_id: str
+    roles: frozenset[str]
+    token: SecretStr
+
+    @property
+    def admin(self) -> bool:
+        return "admin" in self.roles
+
+
+class CreateRequest(Model):
+    type: str
+    name: str = ""
+    description: str = ""
+    tags: tuple[str, ...] = ()
+    on_unreachable: OnUnreachable = "revoke"
+    resources: tuple[Entry, ...]
+    params: dict[str, Any] = {}
+
+
+class PoolView(Model):
+    """A subnet of a local resource with its use; only the answering site's own are filled in."""
+
+    cidr: str
+    gateway_ip: str | None
+    allocation_pools: tuple[tuple[str, str], ...] | None = None
+    used: int | None = None
+    blocks: dict[str, int] = {}  # pooled, spare, by this site
+
+
+class ResourceView(Model):
+    resource: Resource
+    provisioning_status: ProvisioningStatus
+    operating_status: OperatingStatus
+    seen_at: float | None  # when the statuses were last heard, epoch seconds
+    fault: str | None = None
+    subnets: tuple[PoolView, ...] = ()
+
+
+class ServiceView(Model):
+    """A service as this site knows it. waiting: sites not reached yet (delete, defer)."""
+
+    document: Document
+    provisioning_status: ProvisioningStatus
+    operating_status: OperatingStatus
+    synced_at: float | None
+    warnings: tuple[str, ...] = ()
+    fault: dict[str, Any] | None = None  # {"code", "message", "sites"}
+    waiting: tuple[str, ...] = ()
+    resources: tuple[ResourceView, ...] = ()
+    connections: tuple[dict[str, Any], ...] = ()
