@@ -1,0 +1,357 @@
+"""Every setting of an instance: its name, unit, default and what it is for (DESIGN section 9).
+
+Read from a TOML file, overridden by the environment: `DIMINET_<SECTION>__<SETTING>`, for example
+`DIMINET_LIMITS__REQUEST_TIMEOUT=5`. Lists and tables are JSON there. Unknown settings are refused.
+"""
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from diminet.errors import BadSurroundings
+from diminet.model import MAX_BLOCKS, MAX_MEMBERS, SITE_NAME
+
+DEFAULT_FILE = Path("/etc/diminet/diminet.toml")
+ENVIRONMENT_PREFIX = "DIMINET_"
+KIB = 1024
+MIB = 1024 * KIB
+HOUR = 3600.0
+DAY = 24 * HOUR
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+Asn = Annotated[int, Field(ge=1, le=4_294_967_294)]
+Seconds = Annotated[float, Field(gt=0, le=365 * DAY, allow_inf_nan=False)]
+SecondsOrNone = Annotated[float, Field(ge=0, le=365 * DAY, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SiteSettings(Section):
+    """Who this instance is."""
+
+    name: str = Field(pattern=SITE_NAME, description="unique name of this site (the OpenStack region)")
+    number: int = Field(ge=1, le=4095, description="unique number of this site, published, never reused")
+    data_dir: Path = Field(Path("/var/lib/diminet"), description="directory of what must outlive a restart")
+    run_dir: Path = Field(Path("/run/diminet"), description="directory of sockets and other run-time state")
+
+
+class NorthSettings(Section):
+    """The REST API for users. It needs TLS, a trusted proxy that does TLS, or a loopback address."""
+
+    host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
+    port: Port = Field(9790, description="TCP port to listen on (0: any free one)")
+    tls_cert: Path | None = Field(None, description="PEM file with this server's certificate chain")
+    tls_key: Path | None = Field(None, description="PEM file with its private key")
+    trusted_proxy: str | None = Field(
+        None, description="address of the proxy that does TLS in front of this port and alone reaches it"
+    )
+    plain_http: bool = Field(
+        False, description="serve without TLS although the address is not loopback (a lab, never production)"
+    )
+    public_url: str | None = Field(
+        None, pattern=r"^https?://[^\s]+$", description="base URL that users see; default: what they asked"
+    )
+
+    @model_validator(mode="after")
+    def _protected(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key go together: set both or neither")
+        loopback = self.host in ("localhost", "::1") or self.host.startswith("127.")
+        if not (self.tls_cert or self.trusted_proxy or loopback or self.plain_http):
+            raise ValueError(
+                f"host {self.host} is not loopback: set tls_cert and tls_key, or trusted_proxy to the "
+                "address of the proxy that does TLS"
+            )
+        return self
+
+
+class EastWestSettings(Section):
+    """The REST API between instances: always mutual TLS."""
+
+    host: str = Field("0.0.0.0", min_length=1, description="address to listen on")  # noqa: S104 - mutual TLS
+    port: Port = Field(9791, description="TCP port to listen on (0: any free one)")
+    ca: Path = Field(Path("/etc/diminet/pki/ca.pem"), description="PEM file with the CA of the peers")
+    cert: Path = Field(Path("/etc/diminet/pki/site.pem"), description="PEM file with this site's certificate")
+    key: Path = Field(Path("/etc/diminet/pki/site.key"), description="PEM file with its private key")
+    certificate_check_interval: Seconds = Field(
+        10.0, description="seconds between looks for new certificate files, taken up without restart"
+    )
+
+
+class DatabaseSettings(Section):
+    url: str | None = Field(
+        None, min_length=1, description="SQLAlchemy URL; default: SQLite file diminet.db in site.data_dir"
+    )
+
+
+class IdentitySettings(Section):
+    """Who may ask."""
+
+    kind: Literal["file"] = Field("file", description="`file`: hashed tokens and vouching rules in one file")
+    path: Path = Field(Path("/etc/diminet/identity.toml"), description="the file of kind `file`")
+
+
+class DirectorySettings(Section):
+    """Who the other sites are."""
+
+    kind: Literal["file"] = Field("file", description="`file`: names, numbers and URLs of sites in one file")
+    path: Path = Field(Path("/etc/diminet/sites.toml"), description="the file of kind `file`")
+
+
+class SouthSettings(Section):
+    """This site's own networks. All of these are of kind `linux`."""
+
+    kind: Literal["linux"] = Field("linux", description="kind of site")
+    vtep_ip: str = Field(min_length=2, description="IP address of this host that ends the VXLAN tunnels")
+    underlay_device: str = Field(min_length=1, max_length=15, description="device that carries vtep_ip")
+    frr_pathspace: str | None = Field(
+        None, min_length=1, description="`-N NAME` of the FRR that serves this site; default: the plain one"
+    )
+    run_dir: Path = Field(Path("/run/diminet/south"), description="directory of namespaces and FRR sockets")
+    mtu: int = Field(
+        1450, ge=1280, le=65485, description="bytes; MTU of networks: the underlay's less 50 for VXLAN"
+    )
+    bgp_asn: Asn = Field(64512, description="AS number that this site's FRR runs EVPN with")
+    vim_host: str = Field("127.0.0.1", min_length=1, description="address of the Neutron-shaped REST")
+    vim_port: Port = Field(9696, description="TCP port of the Neutron-shaped REST (0: any free one)")
+    vim_database: Path | None = Field(
+        None, description="SQLite file of the networks, subnets and ports; default: vim.db in site.data_dir"
+    )
+
+
+class IdentifierSettings(Section):
+    """VNI = site number x 4096 + k; route target = target_asn:(VNI x 256 + slot)."""
+
+    target_asn: int = Field(
+        64999, ge=1, le=65535, description="ASN of route targets, the same at all sites, of no BGP speaker"
+    )
+    bgp_asns: tuple[Asn, ...] = Field(
+        (64512,), max_length=1000, description="AS numbers that BGP speakers of the sites use"
+    )
+    vni_k_first: int = Field(1, ge=0, le=4095, description="lowest k that this site mints VNIs with")
+    vni_k_last: int = Field(4095, ge=0, le=4095, description="highest k that this site mints VNIs with")
+
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        if self.target_asn in self.bgp_asns:
+            raise ValueError(
+                f"target_asn {self.target_asn} is also in bgp_asns: choose one that no BGP speaker uses, "
+                "because FRR's automatic route targets are AS:VNI"
+            )
+        if self.vni_k_first > self.vni_k_last:
+            raise ValueError("vni_k_first is above vni_k_last: no VNI is left")
+        return self
+
+
+class LimitSettings(Section):
+    """Time-outs, sizes, rates and bounds."""
+
+    # time between instances
+    sync_interval: Seconds = Field(10.0, description="seconds between exchanges with a peer")
+    outbox_backoff_first: Seconds = Field(
+        0.5, description="seconds before the first repetition to a peer that did not answer; doubles"
+    )
+    outbox_backoff_most: Seconds = Field(
+        10.0, description="seconds that it never exceeds; at most sync_interval"
+    )
+    outbox_batch: Count = Field(100, description="messages of the outbox that are sent at one go")
+    request_timeout: Seconds = Field(10.0, description="seconds for a user's request, undo included")
+    connect_timeout: Seconds = Field(3.0, description="seconds to open a connection to a peer")
+    reservation_lifetime: Seconds = Field(
+        30.0, description="seconds that a reservation lasts; more than request_timeout"
+    )
+    reconcile_interval: Seconds = Field(5.0, description="seconds between the reconciler's rounds")
+    lease_lifetime: Seconds = Field(15.0, description="seconds that the reconciler's lease row lasts")
+    shutdown_timeout: Seconds = Field(5.0, description="seconds that running requests get at a shutdown")
+    # storage and VIM
+    storage_timeout: Seconds = Field(5.0, description="seconds to wait for a locked database")
+    vim_timeout: Seconds = Field(10.0, description="seconds for one call to the VIM or to FRR")
+    vim_threads: int = Field(16, ge=1, le=256, description="threads for blocking calls to the VIM")
+    # what is kept, and how long
+    revoked_ttl: Seconds = Field(DAY, description="seconds that a revoked service stays readable")
+    idempotency_ttl: Seconds = Field(DAY, description="seconds that an Idempotency-Key is kept")
+    tombstone_ttl: Seconds = Field(
+        7 * DAY, description="seconds that a tombstone is kept after every site has acknowledged it"
+    )
+    events_ttl: Seconds = Field(90 * DAY, description="seconds that events are kept")
+    events_most: Count = Field(100_000, description="events that are kept at most")
+    # bodies
+    body_bytes: int = Field(MIB, ge=KIB, le=64 * MIB, description="bytes of a user's request body at most")
+    east_west_body_bytes: int = Field(
+        MIB, ge=64 * KIB, le=64 * MIB, description="bytes of a peer's message at most"
+    )
+    body_timeout: Seconds = Field(10.0, description="seconds in which a request body must have arrived")
+    header_bytes: int = Field(32 * KIB, ge=4 * KIB, le=MIB, description="bytes of a request's head at most")
+    json_depth: int = Field(32, ge=8, le=200, description="nested brackets in a body at most")
+    # users
+    services_per_project: Count = Field(100, description="quota: services of a project")
+    members_per_service: int = Field(
+        MAX_MEMBERS, ge=2, le=MAX_MEMBERS, description="quota: sites of a service"
+    )
+    blocks_per_project: Count = Field(100 * MAX_BLOCKS, description="quota: address blocks of a project")
+    rate_per_second: float = Field(
+        20.0, gt=0, le=1e6, allow_inf_nan=False, description="requests per second and project"
+    )
+    rate_burst: Count = Field(100, description="requests that a project may make at once")
+    rate_table: Count = Field(10_000, description="projects and addresses whose rate is remembered")
+    list_page: int = Field(100, ge=1, le=1000, description="services or events of a page without `limit`")
+    list_page_most: int = Field(1000, ge=1, le=1000, description="highest `limit` that a user may ask for")
+    streams: Count = Field(100, description="event streams open at once")
+    stream_keepalive: Seconds = Field(
+        15.0, description="seconds after which a silent event stream says a comment"
+    )
+    connections: Count = Field(1000, description="requests in work at once on one port; more get 503")
+    # L2 addresses
+    settle_interval: SecondsOrNone = Field(
+        0.0, description="seconds to wait between two looks for ports before a pooled block is given away"
+    )
+    block_watermark: Seconds = Field(
+        30.0, description="seconds ahead of running dry at block_rate_per_second when a pool grows"
+    )
+    block_rate_per_second: float = Field(
+        1.0, gt=0, le=1e4, allow_inf_nan=False, description="addresses per second that a pool must sustain"
+    )
+    blocks_per_request: int = Field(
+        4, ge=1, le=MAX_BLOCKS, description="blocks asked of another site at once"
+    )
+
+    @field_validator("list_page_most")
+    @classmethod
+    def _page(cls, most: int, info: Any) -> int:
+        if most < info.data.get("list_page", 1):
+            raise ValueError("list_page_most is below list_page: raise it or lower list_page")
+        return most
+
+    @model_validator(mode="after")
+    def _times_fit(self) -> Self:
+        if self.outbox_backoff_most > self.sync_interval:
+            raise ValueError("outbox_backoff_most exceeds sync_interval: lower it")
+        if self.outbox_backoff_first > self.outbox_backoff_most:
+            raise ValueError("outbox_backoff_first exceeds outbox_backoff_most: lower it")
+        if self.reservation_lifetime <= self.request_timeout:
+            raise ValueError("reservation_lifetime must be more than request_timeout: raise it")
+        return self
+
+
+class LogSettings(Section):
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level logged")
+
+
+class Settings(BaseSettings):
+    """Everything above; `database_url()` and `vim_database()` fill in what depends on site.data_dir."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    site: SiteSettings
+    south: SouthSettings
+    north: NorthSettings = Field(default_factory=NorthSettings)
+    east_west: EastWestSettings = Field(default_factory=EastWestSettings)
+    database: DatabaseSettings = Field(default_factory=DatabaseSettings)
+    identity: IdentitySettings = Field(default_factory=IdentitySettings)
+    directory: DirectorySettings = Field(default_factory=DirectorySettings)
+    identifiers: IdentifierSettings = Field(default_factory=IdentifierSettings)
+    limits: LimitSettings = Field(default_factory=LimitSettings)
+    log: LogSettings = Field(default_factory=LogSettings)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment goes before the file, whose content is handed to the constructor."""
+        return env_settings, init_settings
+
+    @model_validator(mode="after")
+    def _asns_differ(self) -> Self:
+        if self.identifiers.target_asn == self.south.bgp_asn:
+            raise ValueError(
+                f"identifiers.target_asn and south.bgp_asn are both {self.south.bgp_asn}: they must differ"
+            )
+        return self
+
+    def database_url(self) -> str:
+        return self.database.url or f"sqlite:///{self.site.data_dir / 'diminet.db'}"
+
+    def vim_database(self) -> Path:
+        return self.south.vim_database or self.site.data_dir / "vim.db"
+
+
+def load(path: Path | str) -> Settings:
+    """The settings of that TOML file and the environment.
+
+    Raises BadSurroundings with the file, the setting and what to do.
+    """
+    path = Path(path)
+    data = _toml(path)
+    try:
+        return Settings(**data)
+    except ValidationError as error:
+        raise BadSurroundings(_sentence(path, error)) from None
+    except SettingsError as error:
+        raise BadSurroundings(f"environment: {error}: lists and tables there are JSON, correct it") from None
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadSurroundings(
+            f"{path}: there is no such file; create it or name another with --config"
+        ) from None
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise BadSurroundings(
+            f"{path}: cannot be read ({reason}); make it a file that this user may read"
+        ) from None
+    except UnicodeDecodeError:
+        raise BadSurroundings(f"{path}: is not UTF-8 text; save it as UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise BadSurroundings(f"{path}: is not valid TOML: {error}; correct that line") from None
+
+
+def _sentence(path: Path, error: ValidationError) -> str:
+    """All faults in one line each. Values are not repeated: one of them may be a password in a URL."""
+    return f"{path}: " + "; ".join(
+        _fault(fault["type"], fault["loc"], fault["msg"]) for fault in error.errors()
+    )
+
+
+def _fault(kind: str, location: tuple[int | str, ...], message: str) -> str:
+    key = ".".join(str(part) for part in location)
+    if kind == "extra_forbidden":
+        return f"{key}: there is no such setting; remove it or correct its name{_near(location)}"
+    if kind == "missing":
+        return f"{key}: is missing; add it"
+    message = message.removeprefix("Value error, ")
+    return f"{key}: {message}; correct it (file, or variable {_variable(location)})" if key else message
+
+
+def _near(location: tuple[int | str, ...]) -> str:
+    """The settings that there are, at that place."""
+    fields = Settings.model_fields
+    if len(location) > 1 and location[0] in fields:
+        section = fields[str(location[0])].annotation
+        fields = getattr(section, "model_fields", {})
+    return f" (there are: {', '.join(sorted(fields))})"
+
+
+def _variable(location: tuple[int | str, ...]) -> str:
+    return ENVIRONMENT_PREFIX + "__".join(str(part) for part in location if isinstance(part, str)).upper()
