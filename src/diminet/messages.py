@@ -60,6 +60,7 @@ class ReserveRequest(Wire):
     lifetime: float
     entries: tuple[Entry, ...]
     members: tuple[str, ...]
+    name: str = ""
     params: dict[str, Any] = {}
     wanted: dict[str, Any] = {}
 

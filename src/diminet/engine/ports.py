@@ -239,12 +239,13 @@ class HeldBlock(Model):
 class OutboxRow(Model):
     """Something that must still reach a site. One row per (peer, service_id, kind, rid).
 
-    kind: `document` (the current one), `tombstone`, `abort` (of `rid`).
+    kind: `document` (the current one), `tombstone`, `abort` (of `rid`), `delete` (a user's wish, to
+    the master).
     """
 
     peer: str
     service_id: str
-    kind: Literal["document", "tombstone", "abort"]
+    kind: Literal["document", "tombstone", "abort", "delete"]
     rid: str = ""
     created_at: float
     attempts: int = 0
@@ -336,7 +337,9 @@ class Tx(Protocol):
     def put_blocks(self, service_id: str, blocks: Iterable[HeldBlock]) -> None:
         """Write each where its version is higher than, or equal to, the stored one."""
 
-    def network_blocks(self, site: str, network_id: str, cidr: str) -> tuple[ServiceRow, list[HeldBlock]] | None:
+    def network_blocks(
+        self, site: str, network_id: str, cidr: str
+    ) -> tuple[ServiceRow, list[HeldBlock]] | None:
         """The L2 service whose subnet that is here, with its blocks."""
 
     def grant(self, service_id: str, requester: str, cidr: str, number: int) -> tuple[Block, ...] | None:

@@ -1,0 +1,100 @@
+"""What every part of the engine works with: who we are, the ports, the limits."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from diminet.engine.ports import Clock, Directory, Identity, Peers, South, Store
+from diminet.errors import SiteRefused
+from diminet.logic.service_type import ServiceType
+from diminet.messages import Context
+from diminet.model import Event
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Seconds unless said. undo_share: part of a request's time kept for undoing it."""
+
+    request_timeout: float = 10.0
+    undo_share: float = 0.25
+    reservation_lifetime: float = 30.0
+    busy_pause: float = 0.05
+    sync_interval: float = 10.0
+    confirm_delay: float = 0.3
+    settle_interval: float = 0.0
+    revoked_ttl: float = 86400.0
+    events_ttl: float = 30 * 86400.0
+    events_most: int = 100_000
+    watermark: int = 4
+    pool_step: int = 1
+    services_per_project: int = 1000
+    members_per_service: int = 250
+    parallel_repairs: int = 4
+
+
+class Meter(Protocol):
+    """Where the engine's figures go."""
+
+    def create_step(self, step: str, seconds: float) -> None: ...
+
+
+@dataclass(slots=True)
+class Instance:
+    """This site's instance. `later` runs something behind the answer and keeps hold of it."""
+
+    name: str
+    number: int
+    store: Store
+    peers: Peers
+    south: South
+    directory: Directory
+    identity: Identity
+    clock: Clock
+    types: Mapping[str, ServiceType]
+    asn: int
+    meter: Meter
+    limits: Limits = field(default_factory=Limits)
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    locks: dict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
+    news: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    def later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    def type_of(self, name: str) -> ServiceType:
+        """Raises SiteRefused for a type that only a newer version knows."""
+        try:
+            return self.types[name]
+        except KeyError:
+            raise SiteRefused(
+                f"site {self.name} does not know services of type {name!r}; upgrade it first",
+                sites=[self.name],
+            ) from None
+
+    def event(
+        self,
+        kind: str,
+        ctx: Context,
+        service_id: str | None,
+        project_id: str | None = None,
+        **detail: Any,
+    ) -> Event:
+        return Event(
+            at=self.clock.now(),
+            kind=kind,
+            service_id=service_id,
+            project_id=project_id or ctx.initiator.project_id,
+            request_id=ctx.request_id,
+            user_id=ctx.initiator.user_id,
+            site=ctx.initiator.site,
+            detail=detail,
+        )
+
+    async def tell_news(self) -> None:
+        """Wake whoever waits for new events."""
+        async with self.news:
+            self.news.notify_all()

@@ -1,0 +1,198 @@
+"""What must still reach someone: documents, tombstones, aborts, a user's delete. Read this file for *healing*.
+
+A row is written in the transaction that makes the news, and goes only when the site has answered. It
+carries no copy: what is sent is what the store holds at that moment.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Sequence
+
+from diminet.engine.instance import Instance
+from diminet.engine.participant import Participant
+from diminet.engine.ports import MemberRow, OutboxRow, ServiceRow, Tx
+from diminet.errors import DiminetError, ServiceNotFound, Unavailable
+from diminet.logic.lifecycle import back_off, provisioning
+from diminet.messages import (
+    Acknowledgement,
+    Change,
+    Context,
+    DocumentPut,
+    MemberState,
+    Tombstone,
+)
+from diminet.model import OperatingStatus, ProvisioningStatus
+
+
+class Outbox:
+    def __init__(self, here: Instance, participant: Participant) -> None:
+        self.here = here
+        self.participant = participant
+
+    def post(
+        self, tx: Tx, ctx: Context, service_id: str, sites: Sequence[str], kind: str, rid: str = ""
+    ) -> list[OutboxRow]:
+        """Write down that this must reach those sites; it is sent by `deliver`, now or later."""
+        now = self.here.clock.now()
+        rows = [
+            OutboxRow(
+                peer=site,
+                service_id=service_id,
+                kind=kind,  # type: ignore[arg-type]  # checked by the model
+                rid=rid,
+                created_at=now,
+                next_at=now,
+                request_id=ctx.request_id,
+                initiator=ctx.initiator,
+            )
+            for site in sites
+            if site != self.here.name
+        ]
+        for row in rows:
+            tx.post(row)
+        return rows
+
+    async def deliver_due(self) -> None:
+        """Send what is due, all peers side by side; a peer that is away costs one try."""
+        now = self.here.clock.now()
+        rows = await self.here.store.read(lambda tx: tx.outbox(due=now))
+        by_peer: dict[str, list[OutboxRow]] = defaultdict(list)
+        for row in rows:
+            by_peer[row.peer].append(row)
+        await asyncio.gather(*(self._to_peer(rows) for rows in by_peer.values()))
+
+    async def _to_peer(self, rows: Sequence[OutboxRow]) -> None:
+        for row in rows:
+            deadline = self.here.clock.now() + self.here.limits.request_timeout
+            error = await self.deliver(row, deadline)
+            if isinstance(error, Unavailable):
+                return
+
+    async def deliver(self, row: OutboxRow, deadline: float) -> DiminetError | None:
+        """Send one; on an answer the row is done, else it waits for its next turn."""
+        ctx = Context(request_id=row.request_id, initiator=row.initiator, deadline=deadline)
+        try:
+            await self._send(ctx, row)
+        except ServiceNotFound:
+            await self.here.store.write(lambda tx: self._unknown_there(tx, row))
+        except DiminetError as error:
+            await self.here.store.write(lambda tx: self._later(tx, row))
+            return error
+        return None
+
+    def _later(self, tx: Tx, row: OutboxRow) -> None:
+        wait = back_off(row.attempts, self.here.limits.sync_interval, self.here.clock.random())
+        tx.post(
+            row.model_copy(update={"attempts": row.attempts + 1, "next_at": self.here.clock.now() + wait})
+        )
+
+    def _unknown_there(self, tx: Tx, row: OutboxRow) -> None:
+        """The site knows nothing of it (any more): an abort, a delete or a tombstone has no work."""
+        tx.unpost(row)
+        if row.kind == "tombstone":
+            self._mark_clean(tx, row.service_id, row.peer, ())
+
+    async def _send(self, ctx: Context, row: OutboxRow) -> None:
+        here, peer = self.here, self.here.peers.at(row.peer)
+        if row.kind == "abort":
+            await peer.abort(ctx, row.service_id, row.rid)
+            await here.store.write(lambda tx: tx.unpost(row))
+        elif row.kind == "delete":
+            await peer.hand_in(ctx, row.service_id, Change(operation="delete"))
+            await here.store.write(lambda tx: tx.unpost(row))
+        elif row.kind == "tombstone":
+            held = await here.store.read(lambda tx: tx.service(row.service_id))
+            stone = Tombstone(service_id=row.service_id, document=held.document if held else None)
+            answer = await peer.bury(ctx, row.service_id, stone)
+            await here.store.write(lambda tx: self._buried(tx, ctx, row, answer))
+        else:
+            put = await here.store.read(lambda tx: self.letter(tx, row.service_id))
+            if put is None:
+                await here.store.write(lambda tx: tx.unpost(row))
+                return
+            state = await peer.put(ctx, row.service_id, put)
+            await here.store.write(lambda tx: self.note(tx, row.service_id, state, row))
+            await here.tell_news()
+
+    def letter(self, tx: Tx, service_id: str) -> DocumentPut | None:
+        """What is sent to a member: the document as it stands and the blocks as we know them."""
+        row = tx.service(service_id)
+        if row is None or row.document.tombstone:
+            return None
+        return DocumentPut(document=row.document, blocks=tuple(h.block for h in tx.blocks(service_id)))
+
+    def _buried(self, tx: Tx, ctx: Context, row: OutboxRow, answer: Acknowledgement) -> None:
+        if not answer.clean:
+            self._later(tx, row)
+            return
+        tx.unpost(row)
+        self._mark_clean(tx, row.service_id, row.peer, answer.warnings)
+
+    def _mark_clean(self, tx: Tx, service_id: str, site: str, warnings: Sequence[str]) -> None:
+        tx.save_member(MemberRow(service_id=service_id, site=site, clean=True, seen_at=self.here.clock.now()))
+        self.settle(tx, service_id, warnings)
+
+    def settle(self, tx: Tx, service_id: str, warnings: Sequence[str] = ()) -> None:
+        """A deleted service whose every site is clean is gone; its identifier is free again."""
+        row = tx.service(service_id)
+        if row is None or not row.document.tombstone:
+            return
+        waited = [m for m in tx.members(service_id) if m.site != self.here.name and not m.clean]
+        done = not waited and row.applied == row.document.pair
+        tx.save_service(
+            row.model_copy(
+                update={
+                    "settled": done,
+                    "warnings": tuple(dict.fromkeys([*row.warnings, *warnings])),
+                    "updated_at": self.here.clock.now(),
+                }
+            ),
+            expect=row.document.pair,
+        )
+        if done:
+            tx.release_identifier(service_id)
+
+    def note(self, tx: Tx, service_id: str, state: MemberState, posted: OutboxRow | None = None) -> None:
+        """Keep what a member has answered; a service that waited for nothing else becomes active."""
+        row = tx.service(service_id)
+        if row is None:
+            return
+        done = state.applied == row.document.pair
+        concerned = row.document.member(state.site) is not None
+        tx.save_member(
+            MemberRow(
+                service_id=service_id,
+                site=state.site,
+                pair=state.pair,
+                status=ProvisioningStatus.ACTIVE if done else state.provisioning_status,
+                operating=state.operating_status.value,
+                fault=state.fault,
+                seen_at=self.here.clock.now(),
+                clean=done and not concerned,
+            )
+        )
+        self.participant.learn_blocks(tx, row.document, state.blocks, state.site)
+        if posted is not None and done:
+            tx.unpost(posted)
+        self.conclude(tx, row)
+
+    def conclude(self, tx: Tx, row: ServiceRow) -> None:
+        """At the master: ACTIVE, and confirmed, once every member has the current pair."""
+        document = row.document
+        if document.epoch.site != self.here.number or document.tombstone:
+            return
+        states = {
+            m.site: m.status if m.pair == document.pair else row.status
+            for m in tx.members(document.service_id)
+        }
+        states[self.here.name] = ProvisioningStatus.ACTIVE if row.applied == document.pair else row.status
+        status = provisioning(document, states, row.status)
+        if status == ProvisioningStatus.ACTIVE and tx.intent(document.service_id) is None:
+            tx.save_service(
+                row.model_copy(update={"status": status, "confirmed": document.pair}),
+                expect=document.pair,
+            )
+
+
+def operating_of(rows: Sequence[MemberRow]) -> dict[str, OperatingStatus]:
+    return {row.site: OperatingStatus(row.operating) for row in rows}

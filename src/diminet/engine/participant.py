@@ -1,0 +1,321 @@
+"""A member's side of a request: being asked, being told, leaving, burying. Read this file for *being asked*.
+
+A document is stored, after being judged and checked against everything committed here, in one
+transaction; only then is anything touched, by the reconciler, which does the same after a crash.
+"""
+
+from collections.abc import Sequence
+
+from diminet.engine.instance import Instance
+from diminet.engine.ports import HeldBlock, MemberRow, ReservationRow, ServiceRow, Tx
+from diminet.engine.reconciler import Reconciler
+from diminet.engine.reservations import Reservations
+from diminet.errors import (
+    InvalidRequest,
+    NotAuthorised,
+    ResourceBusy,
+    RevisionConflict,
+    ServiceNotFound,
+)
+from diminet.logic.lifecycle import Verdict, believe, judge
+from diminet.messages import (
+    Acknowledgement,
+    Context,
+    DocumentPut,
+    MemberState,
+    Snapshot,
+    Tombstone,
+)
+from diminet.model import (
+    Block,
+    Connection,
+    Document,
+    OperatingStatus,
+    ProvisioningStatus,
+)
+
+PENDING = {ProvisioningStatus.PENDING_CREATE, ProvisioningStatus.PENDING_UPDATE}
+
+
+class Participant:
+    def __init__(self, here: Instance, reservations: Reservations, reconciler: Reconciler) -> None:
+        self.here = here
+        self.reservations = reservations
+        self.reconciler = reconciler
+
+    # -- being told a document -----------------------------------------------------------------
+
+    async def put(self, ctx: Context, service_id: str, put: DocumentPut) -> MemberState:
+        """Store the document, make it so, and say how it is here. Repeated, late and doubled ones
+        are answered from what is held."""
+        if put.document.service_id != service_id or put.document.tombstone:
+            raise InvalidRequest("the document is not one of this service that could be applied")
+        if ctx.sender != put.document.master:
+            put = await self._from_master(ctx, put.document)
+        await self._master_is_who_it_says(put.document)
+        verdict = await self.here.store.write(lambda tx: self._take(tx, ctx, put, confirmed=False))
+        if verdict is Verdict.ASK_MASTER:
+            put = await self._from_master(ctx, put.document)
+            verdict = await self.here.store.write(lambda tx: self._take(tx, ctx, put, confirmed=True))
+        self._refuse(verdict, put.document)
+        if verdict is not Verdict.NOT_CONCERNED:
+            await self.reconciler.realise(service_id)
+            await self.here.tell_news()
+        return await self.state(service_id, put.document)
+
+    async def _from_master(self, ctx: Context, document: Document) -> DocumentPut:
+        """The document as its master has it: a document from anyone else is only a hint."""
+        snapshot = await self.here.peers.at(document.master).snapshot(ctx, document.service_id)
+        if snapshot.document is None or snapshot.document.tombstone:
+            raise ServiceNotFound(
+                f"master {document.master} holds no service {document.service_id}",
+                sites=[document.master],
+            )
+        return DocumentPut(document=snapshot.document, blocks=snapshot.blocks)
+
+    async def _master_is_who_it_says(self, document: Document) -> None:
+        site = await self.here.directory.site(document.master)
+        if site.number != document.epoch.site:
+            raise NotAuthorised(
+                f"site {document.master} is not number {document.epoch.site} in the directory"
+            )
+
+    def _refuse(self, verdict: Verdict, document: Document) -> None:
+        if verdict is Verdict.BURIED:
+            raise ServiceNotFound(f"service {document.service_id} is deleted", sites=[self.here.name])
+        if verdict is Verdict.UNAUTHORISED:
+            raise ResourceBusy(
+                f"site {self.here.name} no longer keeps its networks for this service; try again",
+                sites=[self.here.name],
+                retry_after=1.0,
+            )
+
+    def _take(self, tx: Tx, ctx: Context, put: DocumentPut, *, confirmed: bool) -> Verdict:
+        here, document = self.here, put.document
+        row = tx.service(document.service_id)
+        held = row.document if row else None
+        if held is not None and not held.tombstone and held.epoch != document.epoch:
+            raise NotAuthorised(
+                f"site {document.master} claims an epoch of service {document.service_id} that "
+                f"site {here.name} did not vote for",
+                sites=[here.name],
+            )
+        promises = self._live(tx, document)
+        ids = {r.resource_id for r in document.resources_of(here.name)}
+        verdict = judge(
+            held,
+            row.left if row else None,
+            document,
+            here.name,
+            reserved={p.network_id for p in promises},
+            authorised={i for i in ids if tx.authorised(document.service_id, i, document.project_id)},
+            confirmed=confirmed,
+        )
+        if verdict is Verdict.STORE:
+            self.accept(tx, ctx, document, put.blocks)
+        elif verdict is Verdict.LEAVE and row is not None and row.left is None:
+            self._leave(tx, ctx, row, document)
+        elif verdict is Verdict.SAME:
+            self.learn_blocks(tx, document, put.blocks, ctx.sender or here.name)
+        return verdict
+
+    def _live(self, tx: Tx, document: Document) -> list[ReservationRow]:
+        """Our promises on which the document takes us in."""
+        me = document.member(self.here.name)
+        if me is None or me.rid is None:
+            return []
+        now = self.here.clock.now()
+        return [
+            row
+            for row in tx.reservation(me.rid)
+            if row.service_id == document.service_id and row.expires_at > now
+        ]
+
+    def accept(
+        self,
+        tx: Tx,
+        ctx: Context,
+        document: Document,
+        blocks: Sequence[Block],
+        status: ProvisioningStatus | None = None,
+    ) -> ServiceRow:
+        """Store a document that was judged fit (a member) or decided (the master), checked against
+        everything committed here, and take its networks over from the reservations.
+
+        Raises Conflict errors, and RevisionConflict if the stored pair has moved meanwhile."""
+        here = self.here
+        service_id, now = document.service_id, here.clock.now()
+        committed = {
+            row.document.service_id: row.document
+            for r in document.resources_of(here.name)
+            for row in tx.services_of_network(here.name, r.resource_id)
+            if row.document.service_id != service_id
+        }
+        here.type_of(document.type).recheck(document, here.name, list(committed.values()))
+        before = tx.service(service_id)
+        fresh = before is None or before.left is not None
+        pending = ProvisioningStatus.PENDING_CREATE if fresh else ProvisioningStatus.PENDING_UPDATE
+        row = ServiceRow(
+            document=document,
+            status=status or pending,
+            confirmed=None if before is None or before.left is not None else before.confirmed,
+            applied=None if before is None or before.left is not None else before.applied,
+            created_at=document.created_at,
+            updated_at=now,
+            synced_at=now,
+        )
+        if not tx.save_service(row, expect=before.document.pair if before else None):
+            raise RevisionConflict("the service was changed meanwhile; read it again and repeat")
+        self._take_over(tx, ctx, document)
+        self.learn_blocks(tx, document, blocks, document.master)
+        tx.add_event(
+            here.event("document-stored", ctx, service_id, document.project_id, pair=document.pair.etag())
+        )
+        return row
+
+    def _take_over(self, tx: Tx, ctx: Context, document: Document) -> None:
+        """Reservations become connections; what the document no longer names is to be removed."""
+        service_id, now = document.service_id, self.here.clock.now()
+        promised = {row.network_id: row for row in tx.reservations_of_service(service_id)}
+        known = {c.resource_id: c for c in tx.connections(service_id)}
+        named = {r.resource_id: r for r in document.resources_of(self.here.name)}
+        for network_id, resource in named.items():
+            promise = promised.get(network_id)
+            if network_id not in known:
+                tx.save_connection(
+                    Connection(
+                        service_id=service_id,
+                        resource_id=network_id,
+                        made=resource.made,
+                        original=promise.original if promise else (),
+                    )
+                )
+                tx.authorise(service_id, network_id, document.initiator, now)
+        for network_id, connection in known.items():
+            if network_id not in named:
+                tx.save_connection(connection.model_copy(update={"state": "REMOVING"}))
+        for rid in {row.rid for row in promised.values() if row.network_id in named}:
+            tx.delete_reservations(rid)
+
+    def learn_blocks(self, tx: Tx, document: Document, blocks: Sequence[Block], sender: str) -> None:
+        """Merge what a peer says of blocks, as far as it may say it."""
+        known = {(h.block.cidr, h.block.index): h.block for h in tx.blocks(document.service_id)}
+        news = [
+            HeldBlock(block=block)
+            for block in blocks
+            if believe(known.get((block.cidr, block.index)), block, sender, self.here.name, document)
+        ]
+        tx.put_blocks(document.service_id, news)
+
+    def _leave(self, tx: Tx, ctx: Context, row: ServiceRow, document: Document) -> None:
+        """Durably left: documents with our join number, or a lower one, are refused from now on."""
+        me = row.document.member(self.here.name)
+        left = row.model_copy(
+            update={
+                "document": document,
+                "left": me.join if me else 1,
+                "status": ProvisioningStatus.PENDING_DELETE,
+                "applied": None,
+                "updated_at": self.here.clock.now(),
+            }
+        )
+        tx.save_service(left, expect=row.document.pair)
+        tx.add_event(self.here.event("left", ctx, document.service_id, document.project_id))
+
+    # -- deletion --------------------------------------------------------------------------------
+
+    async def bury(self, ctx: Context, service_id: str, tombstone: Tombstone) -> Acknowledgement:
+        """Take everything of the service down here; answers when it is done."""
+        await self.here.store.write(lambda tx: self.entomb(tx, ctx, service_id, tombstone))
+        rows = await self.here.store.read(lambda tx: tx.reservations_of_service(service_id))
+        for rid in {row.rid for row in rows}:
+            await self.reservations.release(rid)
+        await self.reconciler.realise(service_id)
+        await self.here.tell_news()
+        row = await self.here.store.read(lambda tx: tx.service(service_id))
+        clean = row is None or row.applied == row.document.pair
+        return Acknowledgement(site=self.here.name, clean=clean, warnings=row.warnings if row else ())
+
+    def entomb(self, tx: Tx, ctx: Context, service_id: str, tombstone: Tombstone) -> None:
+        row = tx.service(service_id)
+        if row is None:
+            promises = tx.reservations_of_service(service_id)
+            if any(p.sender != (ctx.sender or self.here.name) for p in promises):
+                raise NotAuthorised(f"service {service_id} was not asked for by site {ctx.sender}")
+            return
+        if row.document.tombstone:
+            return
+        if ctx.sender not in (None, row.document.master):
+            raise NotAuthorised(
+                f"site {ctx.sender} is not the master of service {service_id}", sites=[self.here.name]
+            )
+        document = tombstone.document or row.document
+        if document.service_id != service_id:
+            raise InvalidRequest("the tombstone is another service's")
+        buried = row.model_copy(
+            update={
+                "document": document.model_copy(update={"tombstone": True}),
+                "status": ProvisioningStatus.PENDING_DELETE,
+                "applied": None,
+                "updated_at": self.here.clock.now(),
+            }
+        )
+        tx.save_service(buried, expect=row.document.pair)
+        tx.add_event(self.here.event("deleted", ctx, service_id, document.project_id))
+
+    # -- answering -------------------------------------------------------------------------------
+
+    async def state(self, service_id: str, asked: Document) -> MemberState:
+        """How our part is; of a service that we do not know, that nothing is here."""
+
+        def look(tx: Tx) -> tuple[ServiceRow | None, list[HeldBlock]]:
+            return tx.service(service_id), tx.blocks(service_id)
+
+        row, held = await self.here.store.read(look)
+        if row is None:
+            return MemberState(
+                site=self.here.name,
+                pair=asked.pair,
+                applied=asked.pair,
+                provisioning_status=ProvisioningStatus.ACTIVE,
+                operating_status=OperatingStatus.OFFLINE,
+            )
+        return self.state_of(row, held)
+
+    def state_of(self, row: ServiceRow, held: Sequence[HeldBlock]) -> MemberState:
+        done = row.applied == row.document.pair
+        given = [h.block for h in held if h.block.giver == self.here.name and h.block.version > 1]
+        return MemberState(
+            site=self.here.name,
+            pair=row.document.pair,
+            applied=row.applied,
+            provisioning_status=ProvisioningStatus.ACTIVE if done else row.status,
+            operating_status=self.reconciler.operating(row),
+            warnings=row.warnings,
+            fault=(row.fault or {}).get("message"),
+            blocks=tuple(given),
+        )
+
+    async def snapshot(self, ctx: Context, service_id: str) -> Snapshot:
+        """All that we have of a service, for a site that has a part in it; else as if unknown."""
+
+        def look(tx: Tx) -> tuple[ServiceRow | None, list[HeldBlock], list[MemberRow]]:
+            return tx.service(service_id), tx.blocks(service_id), tx.members(service_id)
+
+        row, held, asked = await self.here.store.read(look)
+        if row is None or not self._concerns(row, asked, ctx.sender):
+            return Snapshot(document=None, state=None)
+        return Snapshot(
+            document=row.document,
+            state=self.state_of(row, held),
+            blocks=tuple(h.block for h in held),
+            confirmed=row.confirmed == row.document.pair,
+        )
+
+    @staticmethod
+    def _concerns(row: ServiceRow, asked: Sequence[MemberRow], sender: str | None) -> bool:
+        return (
+            sender is None
+            or row.document.member(sender) is not None
+            or any(member.site == sender for member in asked)
+        )

@@ -1,0 +1,248 @@
+"""Growing a pool: this site's blocks go into its VIM's allocation pool, more are asked from the others.
+
+Owners give, nobody takes (DESIGN section 5): a block's next version is written, durably, by its owner
+only, before the answer goes out; a numbered request is answered the same when it is repeated. What is
+in the pool is written before the VIM is told; what is to be given is taken out of it first.
+"""
+
+from collections.abc import Sequence
+
+from diminet.engine.instance import Instance
+from diminet.engine.ports import HeldBlock, ServiceRow, Tx
+from diminet.errors import DiminetError, NotAuthorised, ServiceNotFound
+from diminet.logic import blocks as block_logic
+from diminet.logic.lifecycle import believe
+from diminet.messages import BlockGrant, BlockRequest, Context
+from diminet.model import Block, Document, Initiator, Resource
+
+
+class Pools:
+    """Also the PoolKeeper of a South that has its own IPAM."""
+
+    def __init__(self, here: Instance) -> None:
+        self.here = here
+        self.spare_of: dict[tuple[str, str, str], int] = {}  # (service, cidr, site): a hint, from sync
+        self.watched: set[str] = set()
+
+    # -- this site's pool ------------------------------------------------------------------------
+
+    def first(self, tx: Tx, document: Document) -> list[HeldBlock]:
+        """Our blocks; about half of them put into the pool, if none is yet."""
+        held = [h for h in tx.blocks(document.service_id) if h.block.owner == self.here.name]
+        for cidr in {h.block.cidr for h in held if not self._any_pooled(held, h.block.cidr)}:
+            mine = [h.block for h in held if h.block.cidr == cidr]
+            chosen = block_logic.first_pool(mine, self._gateways(document, cidr), self._size(document, cidr))
+            tx.put_blocks(document.service_id, [HeldBlock(block=b, pooled=True) for b in chosen])
+        return [h for h in tx.blocks(document.service_id) if h.block.owner == self.here.name]
+
+    @staticmethod
+    def _any_pooled(held: Sequence[HeldBlock], cidr: str) -> bool:
+        return any(h.pooled for h in held if h.block.cidr == cidr)
+
+    def _size(self, document: Document, cidr: str) -> int:
+        return self.here.type_of(document.type).block_size(document, cidr)
+
+    def _gateways(self, document: Document, cidr: str) -> list[str]:
+        return [
+            s.gateway_ip
+            for r in document.resources_of(self.here.name)
+            for s in r.subnets
+            if s.cidr == cidr and s.gateway_ip
+        ]
+
+    async def shape(self, document: Document, resource: Resource) -> None:
+        """Give the VIM the subnets and pools as they are written."""
+        held = await self.here.store.write(lambda tx: self.first(tx, document))
+        pooled = [h.block for h in held if h.pooled]
+        for shape in self.here.type_of(document.type).shapes(document, resource, pooled):
+            await self.here.south.shape_subnet(resource.resource_id, shape)
+
+    # -- more room ---------------------------------------------------------------------------------
+
+    def port_made(self, network_id: str) -> None:
+        if network_id not in self.watched:
+            self.watched.add(network_id)
+            self.here.later(self._look(network_id))
+
+    async def _look(self, network_id: str) -> None:
+        """Ahead of need: pool more when what is left falls under the watermark."""
+        self.watched.discard(network_id)
+        rows = await self.here.store.read(lambda tx: tx.services_of_network(self.here.name, network_id))
+        for row in rows:
+            await self.keep_ahead(row)
+
+    async def keep_ahead(self, row: ServiceRow) -> None:
+        document = row.document
+        if row.left is not None or not self.here.type_of(document.type).uses_blocks:
+            return
+        for resource in document.resources_of(self.here.name):
+            for subnet in resource.subnets:
+                if await self._free(document, resource, subnet.cidr) < self.here.limits.watermark:
+                    await self.more_room(resource.resource_id, subnet.cidr)
+
+    async def _free(self, document: Document, resource: Resource, cidr: str) -> int:
+        held = await self.here.store.read(lambda tx: tx.blocks(document.service_id))
+        pooled = [
+            h.block for h in held if h.pooled and h.block.owner == self.here.name and h.block.cidr == cidr
+        ]
+        ports = await self.here.south.ports(resource.resource_id)
+        return block_logic.room(pooled, self._size(document, cidr), [p.ip for p in ports])
+
+    async def more_room(self, network_id: str, cidr: str) -> bool:
+        """Pool spare of our own, else ask the others. True if the pool has grown."""
+        async with self.here.locks[f"pool {network_id}"]:
+            found = await self.here.store.read(lambda tx: tx.network_blocks(self.here.name, network_id, cidr))
+            if found is None or found[0].left is not None:
+                return False
+            document = found[0].document
+            grown = await self._pool_spare(document, cidr) or await self._ask(document, cidr)
+            if grown:
+                for resource in document.resources_of(self.here.name):
+                    if resource.resource_id == network_id:
+                        await self.shape(document, resource)
+            return grown
+
+    async def _pool_spare(self, document: Document, cidr: str) -> bool:
+        def decide(tx: Tx) -> bool:
+            held = [
+                h
+                for h in tx.blocks(document.service_id)
+                if h.block.owner == self.here.name and h.block.cidr == cidr
+            ]
+            spare = [h.block for h in held if not h.pooled]
+            step = max(self.here.limits.pool_step, len(held) // 8)
+            chosen = block_logic.choose_spare(spare, step)
+            tx.put_blocks(document.service_id, [HeldBlock(block=b, pooled=True) for b in chosen])
+            return bool(chosen)
+
+        return await self.here.store.write(decide)
+
+    async def _ask(self, document: Document, cidr: str) -> bool:
+        """The master first, then whoever is said to have most to spare."""
+        me = document.member(self.here.name)
+        others = [m.site for m in document.members if m.site != self.here.name and not m.deferred]
+        if me is None or me.deferred:
+            return False
+
+        def eagerness(site: str) -> tuple[bool, int]:
+            return (site != document.master, -self.spare_of.get((document.service_id, cidr, site), 0))
+
+        for site in sorted(others, key=eagerness):
+            try:
+                if await self._ask_one(document, cidr, site):
+                    return True
+            except DiminetError:
+                continue  # away or refusing: the next one may have room
+        return False
+
+    async def _ask_one(self, document: Document, cidr: str, site: str) -> bool:
+        service_id = document.service_id
+        count = max(self.here.limits.pool_step, 2)
+        request = await self.here.store.write(
+            lambda tx: (
+                tx.pending_block_request(service_id, site, cidr)
+                or tx.start_block_request(service_id, site, cidr, count)
+            )
+        )
+        grant = await self.here.peers.at(site).give(self._ctx(document), service_id, request)
+
+        def take(tx: Tx) -> bool:
+            known = {(h.block.cidr, h.block.index): h.block for h in tx.blocks(service_id)}
+            believed = [
+                block
+                for block in grant.blocks
+                if block.owner == self.here.name
+                and believe(known.get((block.cidr, block.index)), block, site, self.here.name, document)
+            ]
+            tx.put_blocks(service_id, [HeldBlock(block=b, pooled=True) for b in believed])
+            tx.end_block_request(service_id, site, cidr)
+            return bool(believed)
+
+        self.spare_of[service_id, cidr, site] = grant.spare
+        return await self.here.store.write(take)
+
+    def _ctx(self, document: Document) -> Context:
+        clock = self.here.clock
+        return Context(
+            request_id=f"req-{clock.uuid()}",
+            initiator=Initiator(user_id="diminet", project_id=document.project_id, site=self.here.name),
+            deadline=clock.now() + self.here.limits.request_timeout / 2,
+        )
+
+    # -- giving ------------------------------------------------------------------------------------
+
+    async def give(self, ctx: Context, service_id: str, request: BlockRequest) -> BlockGrant:
+        """Give spare blocks to a member; if none is spare, free some out of the pool first."""
+        requester = ctx.sender or self.here.name
+        async with self.here.locks[f"give {service_id}"]:
+            row = await self.here.store.read(lambda tx: tx.service(service_id))
+            member = row.document.member(requester) if row and not row.document.tombstone else None
+            if row is None or row.left is not None:
+                raise ServiceNotFound(f"site {self.here.name} has no part in service {service_id}")
+            if member is None or member.deferred:
+                raise NotAuthorised(f"site {requester} is not a member of service {service_id}")
+            blocks = await self.here.store.write(lambda tx: self._write_gift(tx, row, requester, request))
+            if not blocks and await self._free_some(row, request):
+                blocks = await self.here.store.write(lambda tx: self._write_gift(tx, row, requester, request))
+        held = await self.here.store.read(lambda tx: tx.blocks(service_id))
+        return BlockGrant(blocks=blocks, spare=len(self._spare(held, request.cidr)))
+
+    def _spare(self, held: Sequence[HeldBlock], cidr: str) -> list[Block]:
+        return [
+            h.block for h in held if h.block.owner == self.here.name and h.block.cidr == cidr and not h.pooled
+        ]
+
+    def _write_gift(
+        self, tx: Tx, row: ServiceRow, requester: str, request: BlockRequest
+    ) -> tuple[Block, ...]:
+        service_id = row.document.service_id
+        given = tx.grant(service_id, requester, request.cidr, request.number)
+        if given is not None:
+            return given
+        spare = self._spare(tx.blocks(service_id), request.cidr)
+        chosen = block_logic.choose_gift(spare, request.count)
+        gift = tuple(block_logic.next_version(b, requester, self.here.name) for b in chosen)
+        if gift:
+            tx.put_blocks(service_id, [HeldBlock(block=b) for b in gift])
+            tx.add_grant(service_id, requester, request.cidr, request.number, gift)
+        return gift
+
+    async def _free_some(self, row: ServiceRow, request: BlockRequest) -> bool:
+        """Take unused blocks out of the pool: written, then told to the VIM, then looked at, twice."""
+        document = row.document
+        for resource in document.resources_of(self.here.name):
+            ports = [p.ip for p in await self.here.south.ports(resource.resource_id)]
+            out = await self.here.store.write(lambda tx: self._unpool(tx, document, request, ports))
+            if not out:
+                continue
+            await self.shape(document, resource)
+            await self.here.clock.sleep(self.here.limits.settle_interval)
+            ports = [p.ip for p in await self.here.south.ports(resource.resource_id)]
+            size = self._size(document, request.cidr)
+            back = [b for b in out if block_logic.in_use(b, size, ports)]
+            if back:
+                again = [HeldBlock(block=b, pooled=True) for b in back]
+                await self.here.store.write(lambda tx: tx.put_blocks(document.service_id, again))
+                await self.shape(document, resource)
+            return len(back) < len(out)
+        return False
+
+    def _unpool(self, tx: Tx, document: Document, request: BlockRequest, ports: Sequence[str]) -> list[Block]:
+        """At most half of the unused pooled blocks: we stay able to serve our own."""
+        size = self._size(document, request.cidr)
+        mine = [h for h in tx.blocks(document.service_id) if h.block.owner == self.here.name and h.pooled]
+        gateways = self._gateways(document, request.cidr)
+        unused = [
+            h.block
+            for h in mine
+            if h.block.cidr == request.cidr and not block_logic.in_use(h.block, size, [*ports, *gateways])
+        ]
+        out = unused[: min(request.count, len(unused) // 2)]
+        tx.put_blocks(document.service_id, [HeldBlock(block=b, pooled=False) for b in out])
+        return out
+
+    def give_back(self, tx: Tx, document: Document) -> None:
+        """On leaving: our blocks become the master's."""
+        mine = [h.block for h in tx.blocks(document.service_id) if h.block.owner == self.here.name]
+        back = [block_logic.next_version(b, document.master, self.here.name) for b in mine]
+        tx.put_blocks(document.service_id, [HeldBlock(block=b) for b in back])

@@ -1,0 +1,216 @@
+"""Drives what is to what should be: the same code for the first run, a repair, a crash and a deletion.
+
+For each service the store says what this site has to have; `realise` compares nothing in memory, it
+asks the South for it again. A service that is buried or left is taken down: the data plane first,
+then the networks and pools as they were, then our rows.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from diminet.engine.instance import Instance
+from diminet.engine.pools import Pools
+from diminet.engine.ports import ServiceRow, Tx
+from diminet.errors import DiminetError, NetworkNotFound
+from diminet.model import (
+    Connection,
+    Document,
+    Health,
+    OperatingStatus,
+    ProvisioningStatus,
+)
+
+TAKEN_DOWN = {ProvisioningStatus.PENDING_DELETE, ProvisioningStatus.REVOKED}
+
+
+class Reconciler:
+    def __init__(self, here: Instance, pools: Pools) -> None:
+        self.here = here
+        self.pools = pools
+        self.health: Mapping[str, Health] = {}
+
+    async def realise(self, service_id: str) -> None:
+        """Make this site's part of the service as its row says. Raises what the VIM said; the
+        connections then are ERROR and it is tried again at the next interval."""
+        async with self.here.locks[f"service {service_id}"]:
+            row = await self.here.store.read(lambda tx: tx.service(service_id))
+            if row is None or (row.settled and row.applied == row.document.pair):
+                return
+            if row.document.tombstone or row.left is not None:
+                await self._take_down(row)
+            else:
+                await self._make(row)
+
+    # -- making ------------------------------------------------------------------------------------
+
+    async def _make(self, row: ServiceRow) -> None:
+        here, document = self.here, row.document
+        try:
+            committed = await here.store.read(lambda tx: self._neighbours(tx, document))
+            target = here.type_of(document.type).target(document, here.name, committed)
+            for resource in document.resources_of(here.name):
+                await self.pools.shape(document, resource)
+            if target is not None:
+                await here.south.connect(target)
+            else:
+                await here.south.disconnect(document.service_id)
+            warnings = await self._drop_removed(document)
+        except DiminetError as error:
+            await self._note_error(row, error)
+            raise
+        await here.store.write(lambda tx: self._made(tx, row, warnings))
+        self.health = {**self.health, document.service_id: Health(service_id=document.service_id)}
+
+    def _neighbours(self, tx: Tx, document: Document) -> list[Document]:
+        """Other live documents here that share a local network."""
+        rows = [
+            row
+            for r in document.resources_of(self.here.name)
+            for row in tx.services_of_network(self.here.name, r.resource_id)
+        ]
+        unique = {row.document.service_id: row.document for row in rows}
+        unique.pop(document.service_id, None)
+        return list(unique.values())
+
+    async def _drop_removed(self, document: Document) -> list[str]:
+        connections = await self.here.store.read(lambda tx: tx.connections(document.service_id))
+        return await self._restore([c for c in connections if c.state == "REMOVING"])
+
+    async def _note_error(self, row: ServiceRow, error: DiminetError) -> None:
+        def decide(tx: Tx) -> None:
+            for connection in tx.connections(row.document.service_id):
+                if connection.state in ("PENDING", "ACTIVE"):
+                    tx.save_connection(
+                        connection.model_copy(update={"state": "ERROR", "error": error.message})
+                    )
+
+        await self.here.store.write(decide)
+
+    def _made(self, tx: Tx, row: ServiceRow, warnings: Sequence[str]) -> None:
+        service_id = row.document.service_id
+        current = tx.service(service_id)
+        if current is None or current.document.pair != row.document.pair or current.document.tombstone:
+            return  # it moved on meanwhile: the next run makes that so
+        for connection in tx.connections(service_id):
+            if connection.state != "REMOVING":
+                tx.save_connection(connection.model_copy(update={"state": "ACTIVE", "error": None}))
+        tx.save_service(
+            current.model_copy(
+                update={
+                    "applied": row.document.pair,
+                    "warnings": tuple(dict.fromkeys([*current.warnings, *warnings])),
+                }
+            ),
+            expect=row.document.pair,
+        )
+
+    # -- taking down -------------------------------------------------------------------------------
+
+    async def _take_down(self, row: ServiceRow) -> None:
+        service_id = row.document.service_id
+        await self.here.south.disconnect(service_id)
+        connections = await self.here.store.read(lambda tx: tx.connections(service_id))
+        warnings = await self._restore(connections)
+        await self.here.store.write(lambda tx: self._taken_down(tx, row, warnings))
+        self.health = {k: v for k, v in self.health.items() if k != service_id}
+
+    async def _restore(self, connections: Sequence[Connection]) -> list[str]:
+        """Networks that we made go, unless a tenant uses them; pools of the others come back."""
+        here, warnings = self.here, []
+        for connection in connections:
+            try:
+                if connection.made and not await here.south.drop_network(connection.resource_id):
+                    warnings.append(
+                        f"network {connection.resource_id} of site {here.name} has ports on it and "
+                        "stays; it is yours now"
+                    )
+                for shape in connection.original:
+                    await here.south.shape_subnet(connection.resource_id, shape)
+            except NetworkNotFound:
+                pass  # its owner has deleted it: nothing to put back
+            gone = connection
+            await here.store.write(
+                lambda tx, gone=gone: tx.delete_connection(gone.service_id, gone.resource_id)
+            )
+        return warnings
+
+    def _taken_down(self, tx: Tx, row: ServiceRow, warnings: Sequence[str]) -> None:
+        service_id = row.document.service_id
+        current = tx.service(service_id)
+        if current is None or current.document.pair != row.document.pair:
+            return
+        if current.left is not None:
+            self.pools.give_back(tx, current.document)
+        others = [m for m in tx.members(service_id) if m.site != self.here.name and not m.clean]
+        master = current.document.epoch.site == self.here.number
+        tx.save_service(
+            current.model_copy(
+                update={
+                    "applied": current.document.pair,
+                    "settled": not (master and others),
+                    "warnings": tuple(dict.fromkeys([*current.warnings, *warnings])),
+                    "updated_at": self.here.clock.now(),
+                }
+            ),
+            expect=current.document.pair,
+        )
+
+    # -- looking -----------------------------------------------------------------------------------
+
+    def operating(self, row: ServiceRow) -> OperatingStatus:
+        """Of our own part: what is realised, not only what is configured."""
+        health = self.health.get(row.document.service_id)
+        if row.applied is None or row.document.tombstone:
+            return OperatingStatus.OFFLINE
+        if health is None:
+            return OperatingStatus.UNKNOWN
+        return OperatingStatus.DEGRADED if health.problems else OperatingStatus.ONLINE
+
+    async def look(self) -> None:
+        """Read from the South how everything is."""
+        found = await self.here.south.realised()
+        live = await self.here.store.read(lambda tx: tx.live_services())
+        missing = {
+            row.document.service_id: Health(
+                service_id=row.document.service_id, problems=("its data plane is missing",)
+            )
+            for row in live
+            if row.applied is not None
+            and row.left is None
+            and not row.document.tombstone
+            and row.document.resources_of(self.here.name)
+            and row.document.service_id not in found
+        }
+        self.health = {**found, **missing}
+
+    async def repair(self) -> list[DiminetError]:
+        """One round over everything that is not as it should be; returns what was refused."""
+        await self.look()
+        rows = await self.here.store.read(lambda tx: tx.live_services())
+        known = {row.document.service_id for row in rows}
+        refused: list[DiminetError] = []
+        for row in rows:
+            service_id = row.document.service_id
+            health = self.health.get(service_id)
+            wrong = row.applied != row.document.pair or (health is not None and health.problems)
+            if not wrong:
+                continue
+            try:
+                await self.realise(service_id)
+            except DiminetError as error:
+                refused.append(error)
+        refused += await self._sweep(set(self.health) - known)
+        await self.look()
+        return refused
+
+    async def _sweep(self, strangers: set[str]) -> list[DiminetError]:
+        """A data plane of ours without a live service: left over by a crash."""
+        refused: list[DiminetError] = []
+        for service_id in strangers:
+            row = await self.here.store.read(lambda tx, s=service_id: tx.service(s))
+            if row is not None and not row.settled:
+                continue
+            try:
+                await self.here.south.disconnect(service_id)
+            except DiminetError as error:
+                refused.append(error)
+        return refused

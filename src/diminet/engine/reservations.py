@@ -1,0 +1,209 @@
+"""A site's promises before a commit: made, kept for a while, taken back (DESIGN sections 1 and 5).
+
+What stops half-way: the row is written before the VIM is touched and deleted only after the VIM is as
+it was, so whatever is between is found by `release_expired` and undone.
+"""
+
+from collections.abc import Sequence
+
+from diminet.engine.instance import Instance
+from diminet.engine.ports import ReservationRow, Tx
+from diminet.errors import DiminetError, NetworkNotFound, ResourceBusy, ServiceNotFound
+from diminet.logic.service_type import ServiceType
+from diminet.messages import Context, Reach, Reservation, ReserveRequest, ResourceFacts
+from diminet.model import Document, Entry, NetworkFacts, SubnetShape
+
+
+def as_shapes(network: NetworkFacts) -> tuple[SubnetShape, ...]:
+    """How the network's subnets are now, to be put back later."""
+    return tuple(
+        SubnetShape(cidr=s.cidr, ip_version=s.ip_version, gateway_ip=s.gateway_ip, pools=s.pools)
+        for s in network.subnets
+    )
+
+
+def reaches(network_id: str, committed: Sequence[Document]) -> tuple[Reach, ...]:
+    """CIDRs of all other networks in the services that the network is in."""
+    return tuple(
+        Reach(cidr=subnet.cidr, network_id=r.resource_id, site=r.site)
+        for document in committed
+        for r in document.resources
+        if r.resource_id != network_id
+        for subnet in r.subnets
+    )
+
+
+class Reservations:
+    def __init__(self, here: Instance) -> None:
+        self.here = here
+
+    async def reserve(self, ctx: Context, request: ReserveRequest) -> Reservation:
+        """Promise the entries' networks for `request.lifetime`; the same request gets the same RID.
+
+        Raises NotAuthorised, NetworkNotFound, ResourceBusy (with the holder's ticket), and whatever
+        the type finds unfit; nothing stays changed then."""
+        here = self.here
+        await here.identity.authorise(ctx, request.project_id)
+        kind = here.type_of(request.type)
+        for entry in request.entries:
+            if entry.resource_id:
+                await self._theirs(entry.resource_id, request.project_id)
+        rid = here.clock.uuid()
+        rows = await here.store.write(lambda tx: self._promise(tx, ctx, request, rid))
+        try:
+            facts = [await self._prepare(kind, request, row) for row in rows]
+            return Reservation(
+                rid=rows[0].rid,
+                site=here.name,
+                number=here.number,
+                expires_at=rows[0].expires_at,
+                capabilities=await here.south.capabilities(),
+                resources=tuple(facts),
+            )
+        except DiminetError:
+            await self.release(rows[0].rid)
+            raise
+
+    async def _theirs(self, network_id: str, project_id: str) -> NetworkFacts:
+        network = await self.here.south.network(network_id)
+        if network.project_id != project_id:
+            raise NetworkNotFound(
+                f"site {self.here.name} has no network {network_id} that this project may use; "
+                "check the id with `openstack network list` at that site",
+                sites=[self.here.name],
+            )
+        return network
+
+    def _promise(self, tx: Tx, ctx: Context, request: ReserveRequest, rid: str) -> list[ReservationRow]:
+        held = tx.service(request.service_id)
+        if held is not None and held.document.tombstone:
+            raise ServiceNotFound(f"service {request.service_id} is deleted", sites=[self.here.name])
+        mine = tx.reservations_of_service(request.service_id)
+        rows = [self._row(tx, ctx, request, entry, mine, rid) for entry in request.entries]
+        for old in {row.rid for row in mine}:
+            tx.delete_reservations(old)
+        for row in rows:
+            tx.add_reservation(row)
+        return rows
+
+    def _row(
+        self,
+        tx: Tx,
+        ctx: Context,
+        request: ReserveRequest,
+        entry: Entry,
+        mine: Sequence[ReservationRow],
+        rid: str,
+    ) -> ReservationRow:
+        """The promise for one entry; one that this service has already is renewed under its RID."""
+        expires = self.here.clock.now() + request.lifetime
+        for row in mine:
+            if row.network_id == entry.resource_id or (row.made and not entry.resource_id):
+                return row.model_copy(update={"ticket": request.ticket, "expires_at": expires})
+        if entry.resource_id:
+            for other in tx.reservations_of_network(entry.resource_id):
+                if other.service_id != request.service_id:
+                    raise ResourceBusy(
+                        f"network {entry.resource_id} of site {self.here.name} is being joined by "
+                        "another request; try again in a moment",
+                        sites=[self.here.name],
+                        ticket=other.ticket,
+                        retry_after=1.0,
+                    )
+        return ReservationRow(
+            rid=mine[0].rid if mine else rid,
+            service_id=request.service_id,
+            network_id=entry.resource_id or "",
+            project_id=request.project_id,
+            sender=ctx.sender or self.here.name,
+            ticket=request.ticket,
+            expires_at=expires,
+            made=entry.resource_id is None,
+        )
+
+    async def _prepare(
+        self, kind: ServiceType, request: ReserveRequest, row: ReservationRow
+    ) -> ResourceFacts:
+        here = self.here
+        if row.made:
+            row = await self._make(request, row)
+        held, committed = await here.store.read(lambda tx: self._committed(tx, row))
+        network = await here.south.network(row.network_id)
+        ports = await here.south.ports(row.network_id)
+        joined = held is not None and any(
+            r.resource_id == row.network_id for r in held.resources_of(here.name)
+        )
+        if not joined:
+            shapes = kind.narrow(network, ports, request, here.name)
+            if shapes:
+                await self._narrow(row, network, shapes)
+                ports = await here.south.ports(row.network_id)
+        facts = ResourceFacts(
+            network=network, made=row.made, ports=ports, reaches=reaches(row.network_id, committed)
+        )
+        if not joined:
+            kind.fit(facts, request, here.name, committed)
+        return facts
+
+    def _committed(self, tx: Tx, row: ReservationRow) -> tuple[Document | None, list[Document]]:
+        """Our copy of the service itself, and every other live document that names the network."""
+        held = tx.service(row.service_id)
+        rows = tx.services_of_network(self.here.name, row.network_id)
+        others = [r.document for r in rows if r.document.service_id != row.service_id]
+        return (held.document if held else None), others
+
+    async def _make(self, request: ReserveRequest, row: ReservationRow) -> ReservationRow:
+        made_id = await self.here.south.make_network(
+            request.service_id, request.project_id, request.name, self.here.name
+        )
+        named = row.model_copy(update={"network_id": made_id})
+        await self._replace(row, named)
+        return named
+
+    async def _narrow(
+        self, row: ReservationRow, network: NetworkFacts, shapes: Sequence[SubnetShape]
+    ) -> None:
+        if not row.original:
+            await self._replace(row, row.model_copy(update={"original": as_shapes(network)}))
+        for shape in shapes:
+            await self.here.south.shape_subnet(row.network_id, shape)
+
+    async def _replace(self, old: ReservationRow, new: ReservationRow) -> None:
+        def decide(tx: Tx) -> None:
+            rows = tx.reservation(old.rid)
+            tx.delete_reservations(old.rid)
+            for row in rows:
+                tx.add_reservation(new if row.network_id == old.network_id else row)
+
+        await self.here.store.write(decide)
+
+    async def release(self, rid: str, *, sender: str | None = None) -> None:
+        """Undo and forget a promise; nothing to do if it is gone or was taken up by a document."""
+        here = self.here
+        rows = await here.store.read(lambda tx: tx.reservation(rid))
+        rows = [row for row in rows if sender is None or row.sender == sender]
+        for row in rows:
+            async with here.locks[f"network {row.network_id}"]:
+                if await here.store.read(lambda tx: tx.reservation(rid)):
+                    await self._undo(row)
+        if rows:
+            await here.store.write(lambda tx: tx.delete_reservations(rid))
+
+    async def _undo(self, row: ReservationRow) -> None:
+        here = self.here
+        try:
+            if row.made:
+                network_id = row.network_id or await here.south.make_network(
+                    row.service_id, row.project_id, "", here.name
+                )
+                await here.south.drop_network(network_id)
+            for shape in row.original:
+                await here.south.shape_subnet(row.network_id, shape)
+        except NetworkNotFound:
+            return  # the tenant has deleted it meanwhile: nothing to put back
+
+    async def release_expired(self) -> None:
+        now = self.here.clock.now()
+        rows = await self.here.store.read(lambda tx: tx.expired_reservations(now))
+        for rid in {row.rid for row in rows}:
+            await self.release(rid)
