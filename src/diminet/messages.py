@@ -21,6 +21,7 @@ from diminet.model import (
     PortFacts,
     ProvisioningStatus,
     Resource,
+    SubnetShape,
     Ticket,
     Wire,
 )
@@ -66,11 +67,16 @@ class ReserveRequest(Wire):
 
 
 class ResourceFacts(Wire):
-    """One reserved network. reaches: CIDRs that it already reaches through other services."""
+    """One reserved network. reaches: CIDRs that it already reaches through other services.
+
+    narrowed: what its pools were set to for the reservation (`ServiceType.narrow`). Ports that appear
+    after `ports` was read have addresses in these, so the decision leaves them to this site.
+    """
 
     network: NetworkFacts
     made: bool = False
     ports: tuple[PortFacts, ...] = ()
+    narrowed: tuple[SubnetShape, ...] = ()
     reaches: tuple["Reach", ...] = ()
 
 
@@ -84,6 +90,7 @@ class Reservation(Wire):
     """The promise: its id (minted by the asked site), and the facts to decide from."""
 
     rid: str
+    service_id: str
     site: str
     number: int
     expires_at: float

@@ -106,11 +106,17 @@ class AddressRange(NamedTuple):
 
 
 class Subnet(Wire):
-    """A subnet of a resource as the document states it."""
+    """A subnet of a resource as the document states it.
+
+    block_prefix: prefix length of one block of it, the same at all members (/24 in blocks of four
+    addresses: 30); None where the service deals no blocks. A length, since a count of IPv6 addresses
+    may be beyond what JSON numbers hold.
+    """
 
     cidr: str
     ip_version: Literal[4, 6]
     gateway_ip: str | None = None
+    block_prefix: int | None = Field(default=None, ge=0, le=128)
 
 
 class Resource(Wire):
@@ -262,13 +268,18 @@ class NetworkFacts(Model):
 
 
 class Capabilities(Wire):
-    """What a kind of site can do; part of a reservation's facts."""
+    """What a kind of site can do; part of a reservation's facts.
+
+    movable_gateway: the port that holds a subnet's gateway address, if there is one, follows when the
+    gateway is changed (on Neutron a router's port does not).
+    """
 
     kind: str
     encapsulations: tuple[str, ...] = ("vxlan",)
     ip_versions: tuple[int, ...] = (4, 6)
     mtu: int = 1450
     shared_gateway: bool = False
+    movable_gateway: bool = True
     data_plane: bool = True
 
 

@@ -31,7 +31,8 @@ class Draft(Model):
 
     members: all of them as they are to be, slots and joins given. entries: the whole wanted list.
     reservations: of the sites that were asked, by site. before: the committed document (None: create)
-    with its blocks.
+    with its blocks. spare: those of the master's own blocks that are in no pool, read in the
+    transaction that writes the decision, so that none of them is pooled meanwhile.
     """
 
     service_id: str
@@ -42,6 +43,7 @@ class Draft(Model):
     reservations: dict[str, Reservation]
     before: Document | None = None
     blocks: tuple[Block, ...] = ()
+    spare: tuple[Block, ...] = ()
 
 
 class Decision(Model):
@@ -108,3 +110,14 @@ class ServiceType(Protocol):
 
     def block_size(self, document: Document, cidr: str) -> int:
         """Addresses a block; 0 where this type has no blocks."""
+
+    def appeared(
+        self,
+        document: Document,
+        site: str,
+        networks: Sequence[NetworkFacts],
+        committed: Sequence[Document],
+    ) -> tuple[str, ...]:
+        """In the background: sentences on subnets of this site's networks that the document does not
+        know and that stand against it. `networks`: the service's local ones as the VIM has them now;
+        `committed`: other live documents here that share one. Empty: all is well."""
