@@ -179,6 +179,7 @@ class Change(Wire):
     on_unreachable: OnUnreachable | None = None
     resources: tuple[Entry, ...] | None = None  # modify: the whole new list
     entry: Entry | None = None  # join, leave (leave without resource_id: all of the site's)
+    via: str | None = None  # join asked at a site that is not yet a member: a site that is
 
 
 class ChangeAnswer(Wire):
@@ -251,6 +252,18 @@ class CreateRequest(Model):
     on_unreachable: OnUnreachable = "revoke"
     resources: tuple[Entry, ...]
     params: dict[str, Any] = {}
+
+
+class SiteView(Model):
+    """Another site, as a user may see it. reachable, last_seen: None where no service is shared."""
+
+    name: str
+    number: int
+    reachable: bool | None
+    last_seen: float | None
+    protocol: str | None = None
+    north_url: str
+    east_west_url: str
 
 
 class PoolView(Model):

@@ -172,6 +172,7 @@ class Document(Wire):
     params: dict[str, Any] = {}
     identifiers: Identifiers
     initiator: Initiator
+    departed: dict[str, int] = {}  # site -> its last join number, of sites that left
     created_at: float
     updated_at: float
     tombstone: bool = False

@@ -1,4 +1,4 @@
-"""What must still reach someone: documents, tombstones, aborts, a user's delete. Read this file for *healing*.
+"""What must still reach someone: documents, tombstones, aborts, a user's delete: the *healing* flow.
 
 A row is written in the transaction that makes the news, and goes only when the site has answered. It
 carries no copy: what is sent is what the store holds at that moment.
@@ -38,7 +38,7 @@ class Outbox:
             OutboxRow(
                 peer=site,
                 service_id=service_id,
-                kind=kind,  # type: ignore[arg-type]  # checked by the model
+                kind=kind,
                 rid=rid,
                 created_at=now,
                 next_at=now,

@@ -26,18 +26,26 @@ class Pools:
 
     # -- this site's pool ------------------------------------------------------------------------
 
-    def first(self, tx: Tx, document: Document) -> list[HeldBlock]:
-        """Our blocks; about half of them put into the pool, if none is yet."""
-        held = [h for h in tx.blocks(document.service_id) if h.block.owner == self.here.name]
-        for cidr in {h.block.cidr for h in held if not self._any_pooled(held, h.block.cidr)}:
-            mine = [h.block for h in held if h.block.cidr == cidr]
-            chosen = block_logic.first_pool(mine, self._gateways(document, cidr), self._size(document, cidr))
-            tx.put_blocks(document.service_id, [HeldBlock(block=b, pooled=True) for b in chosen])
+    def _mine(self, tx: Tx, document: Document) -> list[HeldBlock]:
         return [h for h in tx.blocks(document.service_id) if h.block.owner == self.here.name]
 
-    @staticmethod
-    def _any_pooled(held: Sequence[HeldBlock], cidr: str) -> bool:
-        return any(h.pooled for h in held if h.block.cidr == cidr)
+    async def _first(self, document: Document, resource: Resource) -> None:
+        """Where none of our blocks of a subnet is pooled yet: put about half of them into the pool,
+        with all that have an address in use, so that no such block is ever spare."""
+        held = await self.here.store.read(lambda tx: self._mine(tx, document))
+        new = {h.block.cidr for h in held} - {h.block.cidr for h in held if h.pooled}
+        if not new:
+            return
+        ports = [p.ip for p in await self.here.south.ports(resource.resource_id)]
+
+        def decide(tx: Tx) -> None:
+            for cidr in new:
+                mine = [h.block for h in self._mine(tx, document) if h.block.cidr == cidr]
+                taken = [*self._gateways(document, cidr), *ports]
+                chosen = block_logic.first_pool(mine, taken, self._size(document, cidr))
+                tx.put_blocks(document.service_id, [HeldBlock(block=b, pooled=True) for b in chosen])
+
+        await self.here.store.write(decide)
 
     def _size(self, document: Document, cidr: str) -> int:
         return self.here.type_of(document.type).block_size(document, cidr)
@@ -51,11 +59,14 @@ class Pools:
         ]
 
     async def shape(self, document: Document, resource: Resource) -> None:
-        """Give the VIM the subnets and pools as they are written."""
-        held = await self.here.store.write(lambda tx: self.first(tx, document))
-        pooled = [h.block for h in held if h.pooled]
-        for shape in self.here.type_of(document.type).shapes(document, resource, pooled):
-            await self.here.south.shape_subnet(resource.resource_id, shape)
+        """Give the VIM the subnets and pools as they are written, one after another per network, so
+        that an older state never comes last."""
+        async with self.here.locks[f"shape {resource.resource_id}"]:
+            await self._first(document, resource)
+            held = await self.here.store.read(lambda tx: self._mine(tx, document))
+            pooled = [h.block for h in held if h.pooled]
+            for shape in self.here.type_of(document.type).shapes(document, resource, pooled):
+                await self.here.south.shape_subnet(resource.resource_id, shape)
 
     # -- more room ---------------------------------------------------------------------------------
 
@@ -212,20 +223,25 @@ class Pools:
         document = row.document
         for resource in document.resources_of(self.here.name):
             ports = [p.ip for p in await self.here.south.ports(resource.resource_id)]
-            out = await self.here.store.write(lambda tx: self._unpool(tx, document, request, ports))
-            if not out:
-                continue
-            await self.shape(document, resource)
-            await self.here.clock.sleep(self.here.limits.settle_interval)
-            ports = [p.ip for p in await self.here.south.ports(resource.resource_id)]
-            size = self._size(document, request.cidr)
-            back = [b for b in out if block_logic.in_use(b, size, ports)]
-            if back:
-                again = [HeldBlock(block=b, pooled=True) for b in back]
-                await self.here.store.write(lambda tx: tx.put_blocks(document.service_id, again))
-                await self.shape(document, resource)
-            return len(back) < len(out)
+            if await self._free_of(document, resource, request, ports):
+                return True
         return False
+
+    async def _free_of(
+        self, document: Document, resource: Resource, request: BlockRequest, ports: Sequence[str]
+    ) -> bool:
+        out = await self.here.store.write(lambda tx: self._unpool(tx, document, request, ports))
+        if not out:
+            return False
+        await self.shape(document, resource)
+        await self.here.clock.sleep(self.here.limits.settle_interval)
+        now_used = [p.ip for p in await self.here.south.ports(resource.resource_id)]
+        size = self._size(document, request.cidr)
+        back = [HeldBlock(block=b, pooled=True) for b in out if block_logic.in_use(b, size, now_used)]
+        if back:
+            await self.here.store.write(lambda tx: tx.put_blocks(document.service_id, back))
+            await self.shape(document, resource)
+        return len(back) < len(out)
 
     def _unpool(self, tx: Tx, document: Document, request: BlockRequest, ports: Sequence[str]) -> list[Block]:
         """At most half of the unused pooled blocks: we stay able to serve our own."""

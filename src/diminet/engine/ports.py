@@ -366,7 +366,9 @@ class Tx(Protocol):
     def delete_intent(self, service_id: str) -> None: ...
 
     # outbox
-    def outbox(self, *, due: float | None = None, peer: str | None = None) -> list[OutboxRow]: ...
+    def outbox(
+        self, *, due: float | None = None, peer: str | None = None, service_id: str | None = None
+    ) -> list[OutboxRow]: ...
     def post(self, row: OutboxRow) -> None:
         """Insert; an equal (peer, service_id, kind, rid) keeps its created_at."""
 

@@ -127,11 +127,12 @@ class Reconciler:
                     await here.south.shape_subnet(connection.resource_id, shape)
             except NetworkNotFound:
                 pass  # its owner has deleted it: nothing to put back
-            gone = connection
-            await here.store.write(
-                lambda tx, gone=gone: tx.delete_connection(gone.service_id, gone.resource_id)
-            )
+            await self._forget(connection)
         return warnings
+
+    async def _forget(self, connection: Connection) -> None:
+        service_id, network_id = connection.service_id, connection.resource_id
+        await self.here.store.write(lambda tx: tx.delete_connection(service_id, network_id))
 
     def _taken_down(self, tx: Tx, row: ServiceRow, warnings: Sequence[str]) -> None:
         service_id = row.document.service_id
@@ -206,11 +207,13 @@ class Reconciler:
         """A data plane of ours without a live service: left over by a crash."""
         refused: list[DiminetError] = []
         for service_id in strangers:
-            row = await self.here.store.read(lambda tx, s=service_id: tx.service(s))
-            if row is not None and not row.settled:
-                continue
             try:
-                await self.here.south.disconnect(service_id)
+                await self._sweep_one(service_id)
             except DiminetError as error:
                 refused.append(error)
         return refused
+
+    async def _sweep_one(self, service_id: str) -> None:
+        row = await self.here.store.read(lambda tx: tx.service(service_id))
+        if row is None or row.settled:
+            await self.here.south.disconnect(service_id)

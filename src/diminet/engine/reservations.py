@@ -47,13 +47,14 @@ class Reservations:
         kind = here.type_of(request.type)
         for entry in request.entries:
             if entry.resource_id:
-                await self._theirs(entry.resource_id, request.project_id)
+                await self.theirs(entry.resource_id, request.project_id)
         rid = here.clock.uuid()
         rows = await here.store.write(lambda tx: self._promise(tx, ctx, request, rid))
         try:
             facts = [await self._prepare(kind, request, row) for row in rows]
             return Reservation(
                 rid=rows[0].rid,
+                service_id=request.service_id,
                 site=here.name,
                 number=here.number,
                 expires_at=rows[0].expires_at,
@@ -64,7 +65,7 @@ class Reservations:
             await self.release(rows[0].rid)
             raise
 
-    async def _theirs(self, network_id: str, project_id: str) -> NetworkFacts:
+    async def theirs(self, network_id: str, project_id: str) -> NetworkFacts:
         network = await self.here.south.network(network_id)
         if network.project_id != project_id:
             raise NetworkNotFound(
@@ -133,13 +134,16 @@ class Reservations:
         joined = held is not None and any(
             r.resource_id == row.network_id for r in held.resources_of(here.name)
         )
-        if not joined:
-            shapes = kind.narrow(network, ports, request, here.name)
-            if shapes:
-                await self._narrow(row, network, shapes)
-                ports = await here.south.ports(row.network_id)
+        shapes = () if joined else kind.narrow(network, ports, request, here.name)
+        if shapes:
+            await self._narrow(row, network, shapes)
+            ports = await here.south.ports(row.network_id)
         facts = ResourceFacts(
-            network=network, made=row.made, ports=ports, reaches=reaches(row.network_id, committed)
+            network=network,
+            made=row.made,
+            ports=ports,
+            narrowed=tuple(shapes),
+            reaches=reaches(row.network_id, committed),
         )
         if not joined:
             kind.fit(facts, request, here.name, committed)

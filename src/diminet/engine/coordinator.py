@@ -1,0 +1,493 @@
+"""The master's side of a request. Read this file for *create*.
+
+    intent written ─▶ all sites reserve, side by side ─▶ `logic` decides ─▶ document written: the commit
+      │ crash: buried      │ refused: released                                  │ crash: resumed
+      ▼                    ▼                                                    ▼
+    nothing anywhere     nothing anywhere         sent to all, own part made ─▶ active: answered
+                                                    │ refused, or away and `revoke`
+                                                    ▼
+                                                  tombstone (create) or the document before (change)
+
+One operation per service at a time: its intent row. Only a delete pre-empts.
+"""
+
+import asyncio
+from collections.abc import Sequence
+
+from diminet.engine.instance import Instance
+from diminet.engine.outbox import Outbox
+from diminet.engine.participant import Participant
+from diminet.engine.ports import HeldBlock, IntentRow, MemberRow, ServiceRow, Tx
+from diminet.engine.reserving import Reserving, worst
+from diminet.errors import (
+    DiminetError,
+    ResourceBusy,
+    ServiceNotFound,
+    SiteUnreachable,
+)
+from diminet.logic import identifiers
+from diminet.logic.service_type import Draft
+from diminet.messages import Context, CreateRequest, MemberState, Reservation, ReserveRequest
+from diminet.model import (
+    Block,
+    Document,
+    Entry,
+    Epoch,
+    Event,
+    Initiator,
+    Member,
+    NetworkFacts,
+    ProvisioningStatus,
+    Ticket,
+)
+
+
+class Coordinator:
+    def __init__(
+        self, here: Instance, participant: Participant, reserving: Reserving, outbox: Outbox
+    ) -> None:
+        self.here = here
+        self.participant = participant
+        self.reserving = reserving
+        self.outbox = outbox
+        self.serial = 0
+        self.running: set[str] = set()  # services whose operation runs in this process
+
+    # -- create ------------------------------------------------------------------------------------
+
+    async def create(
+        self, ctx: Context, project_id: str, request: CreateRequest, service_id: str, *, wait: bool
+    ) -> None:
+        """Make the service, or raise and leave nothing. wait False: returns after the commit."""
+        here = self.here
+        started = here.clock.now()
+        ctx = ctx.model_copy(update={"deadline": started + self.forward()})
+        params = here.type_of(request.type).check(request.resources, request.params, here.name)
+        sites = tuple(dict.fromkeys(e.site for e in request.resources))
+        for site in sites:
+            await here.directory.site(site)
+        wanted = here.type_of(request.type).wanted(
+            await self.own(request.resources, project_id), params, None
+        )
+        intent = IntentRow(
+            service_id=service_id,
+            operation="create",
+            sites=sites,
+            ticket=self.ticket(),
+            deadline=started + here.limits.request_timeout,
+            initiator=ctx.initiator,
+            request_id=ctx.request_id,
+            on_unreachable=request.on_unreachable,
+        )
+        self.running.add(service_id)
+        try:
+            await here.store.write(lambda tx: self.begin(tx, ctx, intent, project_id))
+            here.meter.create_step("intent", here.clock.now() - started)
+            await self._create(ctx, intent, project_id, request, params, wanted, wait=wait)
+        finally:
+            if wait:
+                self.running.discard(service_id)
+
+    async def _create(
+        self,
+        ctx: Context,
+        intent: IntentRow,
+        project_id: str,
+        request: CreateRequest,
+        params: dict[str, object],
+        wanted: dict[str, object],
+        *,
+        wait: bool,
+    ) -> None:
+        here, service_id = self.here, intent.service_id
+        draft = Draft(
+            service_id=service_id,
+            master=here.name,
+            members=(),
+            entries=request.resources,
+            params=params,
+            reservations={},
+        )
+        asked = {
+            site: self.reserve_request(intent, project_id, request.type, request.name, draft, wanted, site)
+            for site in intent.sites
+        }
+        clock = here.clock.now()
+        try:
+            got, away = await self.reserving.all(ctx, asked, defer=request.on_unreachable == "defer")
+            if here.name in away or len(got) < 1:
+                raise SiteUnreachable(f"site {here.name} cannot use its own VIM", sites=[here.name])
+            here.meter.create_step("reserve", here.clock.now() - clock)
+            clock = here.clock.now()
+            await self._commit_create(ctx, intent, project_id, request, draft, got, away)
+            here.meter.create_step("commit", here.clock.now() - clock)
+        except DiminetError as error:
+            await self.give_up(ctx, intent, error)
+            raise
+        if wait:
+            await self.spread(ctx, service_id)
+        else:
+            here.later(self.spread_behind(ctx, service_id))
+
+    async def own(self, entries: Sequence[Entry], project_id: str) -> list[NetworkFacts]:
+        """Our own networks among the entries, as the VIM has them now."""
+        ids = [e.resource_id for e in entries if e.site == self.here.name and e.resource_id]
+        return [await self.participant.reservations.theirs(i, project_id) for i in ids]
+
+    def forward(self) -> float:
+        limits = self.here.limits
+        return limits.request_timeout * (1 - limits.undo_share)
+
+    def ticket(self) -> Ticket:
+        self.serial += 1
+        return Ticket(int(self.here.clock.now() * 1000), self.here.number, self.serial)
+
+    def begin(self, tx: Tx, ctx: Context, intent: IntentRow, project_id: str) -> None:
+        if not tx.add_intent(intent):
+            raise ResourceBusy(
+                f"service {intent.service_id} is being changed; try again in a moment", retry_after=1.0
+            )
+        tx.add_event(
+            self.here.event(
+                f"{intent.operation}-asked", ctx, intent.service_id, project_id, sites=list(intent.sites)
+            )
+        )
+
+    def reserve_request(
+        self,
+        intent: IntentRow,
+        project_id: str,
+        type_name: str,
+        name: str,
+        draft: Draft,
+        wanted: dict[str, object],
+        site: str,
+    ) -> ReserveRequest:
+        return ReserveRequest(
+            service_id=intent.service_id,
+            type=type_name,
+            project_id=project_id,
+            ticket=intent.ticket,
+            lifetime=self.here.limits.reservation_lifetime,
+            entries=tuple(e for e in draft.entries if e.site == site),
+            members=tuple(dict.fromkeys(e.site for e in draft.entries)),
+            name=name,
+            params=draft.params,
+            wanted=wanted,
+        )
+
+    async def _commit_create(
+        self,
+        ctx: Context,
+        intent: IntentRow,
+        project_id: str,
+        request: CreateRequest,
+        draft: Draft,
+        got: dict[str, Reservation],
+        away: Sequence[str],
+    ) -> None:
+        here = self.here
+        members = await self.members_of(None, draft.entries, got, away)
+        draft = draft.model_copy(update={"members": members, "reservations": got})
+        decision = here.type_of(request.type).decide(draft)
+        now = here.clock.now()
+
+        def decide(tx: Tx) -> None:
+            k = tx.take_identifier(intent.service_id, 1, identifiers.KS_A_SITE - 1)
+            document = Document(
+                service_id=intent.service_id,
+                epoch=Epoch(1, here.number),
+                revision=1,
+                type=request.type,
+                project_id=project_id,
+                name=request.name,
+                description=request.description,
+                tags=request.tags,
+                on_unreachable=request.on_unreachable,
+                members=members,
+                resources=decision.resources,
+                params=decision.params,
+                identifiers=identifiers.mint(here.number, k, here.asn),
+                initiator=intent.initiator,
+                created_at=now,
+                updated_at=now,
+            )
+            self.still_ours(tx, intent)
+            self.participant.accept(tx, ctx, document, decision.blocks)
+            self.expect_members(tx, document, intent.sites)
+
+        await here.store.write(decide)
+
+    def still_ours(self, tx: Tx, intent: IntentRow) -> None:
+        """A delete has pre-empted us if our intent is gone."""
+        current = tx.intent(intent.service_id)
+        if current is None or current.ticket != intent.ticket:
+            raise ServiceNotFound(f"service {intent.service_id} was deleted meanwhile")
+
+    def expect_members(self, tx: Tx, document: Document, sites: Sequence[str]) -> None:
+        """A row for every site that was ever asked: whom a tombstone must reach."""
+        known = {m.site for m in tx.members(document.service_id) if not m.clean}
+        for site in {*sites, *(m.site for m in document.members)} - known:
+            tx.save_member(MemberRow(service_id=document.service_id, site=site))
+
+    async def members_of(
+        self,
+        before: Document | None,
+        entries: Sequence[Entry],
+        got: dict[str, Reservation],
+        away: Sequence[str],
+    ) -> tuple[Member, ...]:
+        """The members as they are to be: known ones keep slot and join number, new ones get them."""
+        known = {m.site: m for m in before.members} if before else {}
+        joins = before.departed if before else {}
+        names = list(dict.fromkeys(e.site for e in entries))
+        new = [name for name in names if name not in known]
+        slots = dict(
+            zip(new, identifiers.free_slots({m.slot for m in known.values()}, len(new)), strict=True)
+        )
+        members: list[Member] = []
+        for name in names:
+            old, promise = known.get(name), got.get(name)
+            site = await self.here.directory.site(name)
+            members.append(
+                Member(
+                    site=name,
+                    number=site.number,
+                    slot=old.slot if old else slots[name],
+                    join=old.join if old else joins.get(name, 0) + 1,
+                    rid=promise.rid if promise else (old.rid if old else None),
+                    deferred=name in away,
+                    wanted=tuple(e for e in entries if e.site == name) if name in away else (),
+                )
+            )
+        return tuple(members)
+
+    # -- after the commit ----------------------------------------------------------------------------
+
+    async def spread_behind(self, ctx: Context, service_id: str) -> None:
+        try:
+            await self.spread(ctx, service_id)
+        except DiminetError:
+            return  # told by the service's own status and fault
+        finally:
+            self.running.discard(service_id)
+
+    async def spread(self, ctx: Context, service_id: str) -> None:
+        """Send the committed document to all and make our own part; conclude or take back."""
+        here = self.here
+        row = await here.store.read(lambda tx: tx.service(service_id))
+        if row is None or row.document.tombstone:
+            raise ServiceNotFound(f"service {service_id} was deleted meanwhile")
+        document, clock = row.document, here.clock.now()
+        before = await here.store.read(lambda tx: tx.members(service_id))
+        leaving = [m.site for m in before if document.member(m.site) is None and not m.clean]
+        sites = [m.site for m in document.members if not m.deferred]
+        answers = await asyncio.gather(*(self._tell(ctx, row, site) for site in [*sites, *leaving]))
+        errors = [a for a in answers[: len(sites)] if isinstance(a, DiminetError)]
+        here.meter.create_step("spread", here.clock.now() - clock)
+        revoke = document.on_unreachable == "revoke"
+        bad = [e for e in errors if revoke or not isinstance(e, SiteUnreachable)]
+        if bad:
+            await self._take_back(ctx, document, worst(bad))
+            raise worst(bad)
+        states = [a for a in answers if isinstance(a, MemberState)]
+        silent = [s for s, a in zip([*sites, *leaving], answers, strict=True) if isinstance(a, DiminetError)]
+        await here.store.write(lambda tx: self._conclude(tx, ctx, document, states, silent))
+        await here.tell_news()
+
+    async def _tell(self, ctx: Context, row: ServiceRow, site: str) -> MemberState | DiminetError:
+        here, service_id = self.here, row.document.service_id
+        try:
+            if site == here.name:
+                await self.participant.reconciler.realise(service_id)
+                return await self.participant.state(service_id, row.document)
+            put = await here.store.read(lambda tx: self.outbox.letter(tx, service_id))
+            if put is None:
+                raise ServiceNotFound(f"service {service_id} was deleted meanwhile")
+            return await here.peers.at(site).put(ctx, service_id, put)
+        except DiminetError as error:
+            if not error.sites:
+                error.sites = (site,)
+            return error
+
+    def _conclude(
+        self,
+        tx: Tx,
+        ctx: Context,
+        document: Document,
+        states: Sequence[MemberState],
+        silent: Sequence[str],
+    ) -> None:
+        tx.delete_intent(document.service_id)
+        self.outbox.post(tx, ctx, document.service_id, silent, "document")
+        row = tx.service(document.service_id)
+        if row is None or row.document.pair != document.pair:
+            return
+        tx.save_service(
+            row.model_copy(update={"status": ProvisioningStatus.ACTIVE, "confirmed": document.pair}),
+            expect=document.pair,
+        )
+        for state in states:
+            if state.site != self.here.name:
+                self.outbox.note(tx, document.service_id, state)
+        tx.add_event(
+            self.here.event("active", ctx, document.service_id, document.project_id, waiting=list(silent))
+        )
+
+    # -- taking back -----------------------------------------------------------------------------------
+
+    async def give_up(self, ctx: Context, intent: IntentRow, error: DiminetError) -> None:
+        """Nothing was committed: forget the intent; a site that may hold a promise is told to bury."""
+
+        def decide(tx: Tx) -> None:
+            tx.delete_intent(intent.service_id)
+            tx.release_identifier(intent.service_id)
+            silent = [site for site in error.sites if isinstance(error, SiteUnreachable)]
+            self.outbox.post(tx, ctx, intent.service_id, silent, "tombstone")
+            tx.add_event(self._refusal(ctx, intent.service_id, error))
+
+        await self.here.store.write(decide)
+        mine = await self.here.store.read(lambda tx: tx.reservations_of_service(intent.service_id))
+        for rid in {row.rid for row in mine}:
+            await self.reserving.reservations.release(rid)
+        await self.here.tell_news()
+
+    async def drop_intent(self, ctx: Context, intent: IntentRow, error: DiminetError) -> None:
+        """A change that was not committed: promises are back or will expire; the document stands."""
+
+        def decide(tx: Tx) -> None:
+            current = tx.intent(intent.service_id)
+            if current is not None and current.ticket == intent.ticket:
+                tx.delete_intent(intent.service_id)
+            tx.add_event(self._refusal(ctx, intent.service_id, error))
+
+        await self.here.store.write(decide)
+
+    def give(self, tx: Tx, service_id: str, gives: Sequence[Block]) -> None:
+        """Blocks of our own whose next version we write because of a change."""
+        tx.put_blocks(service_id, [HeldBlock(block=block) for block in gives])
+
+    def _refusal(self, ctx: Context, service_id: str, error: DiminetError) -> Event:
+        return self.here.event(
+            "refused", ctx, service_id, code=error.code, message=error.message, sites=list(error.sites)
+        )
+
+    async def _take_back(self, ctx: Context, document: Document, error: DiminetError) -> None:
+        """A create is buried everywhere; a change is answered by the document before it."""
+        intent = await self.here.store.read(lambda tx: tx.intent(document.service_id))
+        if intent is not None and intent.before is not None:
+            await self._restore(ctx, document, intent.before, error)
+        else:
+            await self.bury(ctx, document.service_id, fault=error)
+
+    async def _restore(self, ctx: Context, document: Document, before: Document, error: DiminetError) -> None:
+        restored = before.model_copy(
+            update={"revision": document.revision + 1, "updated_at": self.here.clock.now()}
+        )
+
+        def decide(tx: Tx) -> list[str]:
+            tx.delete_intent(document.service_id)
+            row = self.participant.accept(tx, ctx, restored, (), ProvisioningStatus.ACTIVE)
+            tx.save_service(row.model_copy(update={"fault": error.as_dict()}), expect=row.document.pair)
+            sites = [m.site for m in tx.members(document.service_id) if not m.clean]
+            self.outbox.post(tx, ctx, document.service_id, sites, "document")
+            tx.add_event(self._refusal(ctx, document.service_id, error))
+            return sites
+
+        sites = await self.here.store.write(decide)
+        await self._deliver(document.service_id, sites)
+        try:
+            await self.participant.reconciler.realise(document.service_id)
+        except DiminetError:
+            return  # tried again by the reconciler
+
+    async def bury(self, ctx: Context, service_id: str, fault: DiminetError | None = None) -> tuple[str, ...]:
+        """Delete: the tombstone is written, then goes to every site that was ever asked. Returns the
+        sites that could not be told yet. fault: the service is REVOKED because of it."""
+
+        def decide(tx: Tx) -> list[str]:
+            row = tx.service(service_id)
+            if row is None:
+                raise ServiceNotFound(f"there is no service {service_id}")
+            tx.delete_intent(service_id)
+            if not row.document.tombstone:
+                self._entomb(tx, row, fault)
+                tx.add_event(
+                    self._refusal(ctx, service_id, fault)
+                    if fault
+                    else self.here.event("deleted", ctx, service_id, row.document.project_id)
+                )
+            sites = [m.site for m in tx.members(service_id) if not m.clean and m.site != self.here.name]
+            self.outbox.post(tx, ctx, service_id, sites, "tombstone")
+            return sites
+
+        sites = await self.here.store.write(decide)
+        waiting = await self._deliver(service_id, sites, own=True)
+        await self.here.store.write(lambda tx: self.outbox.settle(tx, service_id))
+        await self.here.tell_news()
+        return waiting
+
+    def _entomb(self, tx: Tx, row: ServiceRow, fault: DiminetError | None) -> None:
+        status = ProvisioningStatus.REVOKED if fault else ProvisioningStatus.PENDING_DELETE
+        tx.save_service(
+            row.model_copy(
+                update={
+                    "document": row.document.model_copy(update={"tombstone": True}),
+                    "status": status,
+                    "applied": None,
+                    "fault": fault.as_dict() if fault else row.fault,
+                    "updated_at": self.here.clock.now(),
+                }
+            ),
+            expect=row.document.pair,
+        )
+
+    async def _deliver(self, service_id: str, sites: Sequence[str], *, own: bool = False) -> tuple[str, ...]:
+        """Send what is posted for this service now, within the undo share; the rest goes on later."""
+        posted = await self.here.store.read(lambda tx: tx.outbox(service_id=service_id))
+        rows = [row for row in posted if row.peer in sites]
+        limits = self.here.limits
+        deadline = self.here.clock.now() + limits.request_timeout * limits.undo_share
+        works = [self.outbox.deliver(row, deadline) for row in rows]
+        if own:
+            works.append(self._own_part(service_id))
+        await asyncio.gather(*works)
+        left = await self.here.store.read(lambda tx: tx.outbox(service_id=service_id))
+        return tuple(sorted({row.peer for row in left}))
+
+    async def _own_part(self, service_id: str) -> DiminetError | None:
+        try:
+            await self.participant.reconciler.realise(service_id)
+        except DiminetError as error:
+            return error
+        return None
+
+    # -- after a crash ---------------------------------------------------------------------------------
+
+    async def resume(self) -> None:
+        """Operations that no process runs any more: finish them if they were committed, else undo."""
+        intents = await self.here.store.read(lambda tx: tx.intents())
+        for intent in intents:
+            if intent.service_id not in self.running:
+                await self._resume(intent)
+
+    async def _resume(self, intent: IntentRow) -> None:
+        row = await self.here.store.read(lambda tx: tx.service(intent.service_id))
+        initiator: Initiator = intent.initiator
+        ctx = Context(
+            request_id=intent.request_id,
+            initiator=initiator,
+            deadline=self.here.clock.now() + self.forward(),
+        )
+        if row is None:
+            gone = SiteUnreachable(
+                "the instance stopped before the service was made; ask again",
+                sites=[s for s in intent.sites if s != self.here.name],
+            )
+            await self.give_up(ctx, intent, gone)
+        elif intent.before is not None and row.document.pair == intent.before.pair:
+            await self.here.store.write(lambda tx: tx.delete_intent(intent.service_id))
+        elif row.document.tombstone:
+            await self.bury(ctx, intent.service_id)
+        else:
+            await self.spread_behind(ctx, intent.service_id)

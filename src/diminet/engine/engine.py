@@ -1,0 +1,190 @@
+"""The engine put together, what it answers to peers, and its background loops.
+
+Each loop is periodic and can be woken; it takes no input, so a first run and a repair are the same.
+A bug in one round is logged with its traceback and counted; the loop goes on, since a site that no
+longer heals is worse than one that reports.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from diminet.engine.changes import Changes
+from diminet.engine.coordinator import Coordinator
+from diminet.engine.instance import Instance
+from diminet.engine.outbox import Outbox
+from diminet.engine.participant import Participant
+from diminet.engine.pools import Pools
+from diminet.engine.ports import ServiceRow, Tx
+from diminet.engine.reconciler import Reconciler
+from diminet.engine.requests import Requests
+from diminet.engine.reservations import Reservations
+from diminet.engine.reserving import Reserving
+from diminet.engine.sync import Sync
+from diminet.engine.views import Views
+from diminet.errors import DiminetError
+from diminet.messages import (
+    PROTOCOL_MAJOR,
+    PROTOCOL_MINOR,
+    Acknowledgement,
+    BlockGrant,
+    BlockRequest,
+    Change,
+    ChangeAnswer,
+    Context,
+    DocumentPut,
+    Hello,
+    MemberState,
+    Reservation,
+    ReserveRequest,
+    Snapshot,
+    SyncReport,
+    Tombstone,
+)
+
+log = structlog.get_logger()
+
+
+class Engine:
+    """Satisfies `ports.Horizontal`; `requests` is what the north side talks to."""
+
+    def __init__(self, here: Instance) -> None:
+        self.here = here
+        self.reservations = Reservations(here)
+        self.pools = Pools(here)
+        self.reconciler = Reconciler(here, self.pools)
+        self.participant = Participant(here, self.reservations, self.reconciler)
+        self.outbox = Outbox(here, self.participant)
+        self.coordinator = Coordinator(
+            here, self.participant, Reserving(here, self.reservations), self.outbox
+        )
+        self.changes = Changes(here, self.coordinator)
+        self.sync_ = Sync(here, self.participant, self.outbox, self.pools, self.changes)
+        views = Views(here, self.reconciler)
+        self.requests = Requests(here, self.coordinator, self.changes, self.outbox, self.pools, views)
+
+    # -- Horizontal ----------------------------------------------------------------------------------
+
+    async def hello(self, ctx: Context) -> Hello:
+        meta = await self.here.store.read(lambda tx: tx.meta())
+        return Hello(
+            name=self.here.name,
+            number=self.here.number,
+            protocol=f"{PROTOCOL_MAJOR}.{PROTOCOL_MINOR}",
+            capabilities=tuple(sorted(self.here.types)),
+            incarnation=meta.incarnation,
+        )
+
+    async def reserve(self, ctx: Context, request: ReserveRequest) -> Reservation:
+        return await self.reservations.reserve(ctx, request)
+
+    async def put(self, ctx: Context, service_id: str, put: DocumentPut) -> MemberState:
+        state = await self.participant.put(ctx, service_id, put)
+        if put.document.member(self.here.name) is not None:
+            self.here.later(self._confirm_soon(service_id, put.document.master))
+        return state
+
+    async def bury(self, ctx: Context, service_id: str, tombstone: Tombstone) -> Acknowledgement:
+        return await self.participant.bury(ctx, service_id, tombstone)
+
+    async def abort(self, ctx: Context, service_id: str, rid: str) -> None:
+        await self.reservations.release(rid, sender=ctx.sender)
+
+    async def snapshot(self, ctx: Context, service_id: str) -> Snapshot:
+        return await self.participant.snapshot(ctx, service_id)
+
+    async def give(self, ctx: Context, service_id: str, request: BlockRequest) -> BlockGrant:
+        return await self.pools.give(ctx, service_id, request)
+
+    async def hand_in(self, ctx: Context, service_id: str, change: Change) -> ChangeAnswer:
+        return await self.requests.handed_in(ctx, service_id, change)
+
+    async def sync(self, ctx: Context) -> SyncReport:
+        return await self.sync_.report(ctx)
+
+    async def _confirm_soon(self, service_id: str, master: str) -> None:
+        """Learn the master's word that all are active ahead of the interval: one exchange, whatever
+        number of services waits for it."""
+        wait = self.here.limits.confirm_delay
+        for _ in range(5):
+            await self.here.clock.sleep(wait)
+            row = await self.here.store.read(lambda tx: tx.service(service_id))
+            if row is None or row.document.tombstone or row.confirmed == row.document.pair:
+                return
+            await self.sync_.with_peer(master)
+            wait *= 2
+
+    # -- background ------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """First run: no peer is needed. What was interrupted is undone or finished behind the start."""
+        await self.reservations.release_expired()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        interval = self.here.limits.sync_interval
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._every(1.0, self._deliver))
+            group.create_task(self._every(interval, self._repair))
+            group.create_task(self._every(interval, self._sync))
+
+    async def _every(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                await work()
+            except DiminetError as error:
+                log.warning("background", work=work.__name__, code=error.code, message=error.message)
+            except Exception:
+                log.exception("bug", work=work.__name__)
+            await self.here.clock.sleep(seconds * (0.75 + 0.5 * self.here.clock.random()))
+
+    async def _deliver(self) -> None:
+        await self.reservations.release_expired()
+        await self.coordinator.resume()
+        await self.outbox.deliver_due()
+
+    async def _repair(self) -> None:
+        for error in await self.reconciler.repair():
+            log.warning("repair", code=error.code, message=error.message, sites=error.sites)
+        for row in await self.here.store.read(self._with_pools):
+            await self.pools.keep_ahead(row)
+        await self.here.store.write(self._prune)
+        await self._settle()
+
+    def _with_pools(self, tx: Tx) -> list[ServiceRow]:
+        return [
+            row
+            for row in tx.live_services()
+            if not row.document.tombstone
+            and row.left is None
+            and row.document.type in self.here.types
+            and self.here.types[row.document.type].uses_blocks
+        ]
+
+    async def _settle(self) -> None:
+        rows = await self.here.store.read(lambda tx: tx.live_services())
+        for service_id in [r.document.service_id for r in rows if r.document.tombstone]:
+            await self._settle_one(service_id)
+
+    async def _settle_one(self, service_id: str) -> None:
+        await self.here.store.write(lambda tx: self.outbox.settle(tx, service_id))
+
+    def _prune(self, tx: Tx) -> None:
+        limits, now = self.here.limits, self.here.clock.now()
+        tx.prune(
+            events_before=now - limits.events_ttl,
+            events_most=limits.events_most,
+            settled_before=now - limits.revoked_ttl,
+            now=now,
+        )
+
+    async def _sync(self) -> None:
+        await self.sync_.round()
+        await self.sync_.complete_deferred()
+
+    async def stop(self) -> None:
+        """End what goes on behind answers; everything of it can be repeated."""
+        for task in list(self.here.tasks):
+            task.cancel()
+        await asyncio.gather(*self.here.tasks, return_exceptions=True)

@@ -1,0 +1,320 @@
+"""What a user may ask of this instance: done here if we are the master, else handed to it."""
+
+from collections.abc import Sequence
+
+from diminet.engine.changes import Changes
+from diminet.engine.coordinator import Coordinator
+from diminet.engine.instance import Instance
+from diminet.engine.outbox import Outbox
+from diminet.engine.pools import Pools
+from diminet.engine.ports import ServiceFilter, ServiceRow, Tx
+from diminet.engine.views import Views
+from diminet.errors import (
+    DiminetError,
+    IdempotencyConflict,
+    InvalidRequest,
+    NotAuthorised,
+    PoolExhausted,
+    QuotaExceeded,
+    ResourceBusy,
+    ServiceNotFound,
+    SiteUnreachable,
+)
+from diminet.messages import (
+    Caller,
+    Change,
+    ChangeAnswer,
+    Context,
+    CreateRequest,
+    ServiceView,
+    SiteView,
+)
+from diminet.model import Document, Event, ProvisioningStatus
+
+WRITERS = frozenset({"admin", "member"})
+
+
+def may_write(caller: Caller) -> None:
+    if not caller.roles & WRITERS:
+        raise NotAuthorised("your role may only read; ask for the role member in this project")
+
+
+class Requests:
+    def __init__(
+        self,
+        here: Instance,
+        coordinator: Coordinator,
+        changes: Changes,
+        outbox: Outbox,
+        pools: Pools,
+        views: Views,
+    ) -> None:
+        self.here = here
+        self.coordinator = coordinator
+        self.changes = changes
+        self.outbox = outbox
+        self.pools = pools
+        self.views = views
+
+    # -- create --------------------------------------------------------------------------------------
+
+    async def create(
+        self,
+        caller: Caller,
+        ctx: Context,
+        request: CreateRequest,
+        *,
+        wait: bool,
+        idempotency: tuple[str, str] | None,
+    ) -> tuple[ServiceView, bool]:
+        """The service, and whether every member is active. idempotency: (key, hash of the body)."""
+        may_write(caller)
+        self._concerned(request)
+        service_id = self.here.clock.uuid()
+        repeated = await self.here.store.write(
+            lambda tx: self._admit(tx, caller.project_id, request, idempotency, service_id)
+        )
+        if repeated is None:
+            try:
+                await self.coordinator.create(ctx, caller.project_id, request, service_id, wait=wait)
+            except DiminetError as error:
+                await self._forget(caller.project_id, idempotency)
+                await self._audit(ctx, service_id, "create", error)
+                raise
+        row = await self._row(repeated or service_id)
+        view = await self.views.of(row)
+        deferred = any(m.deferred for m in row.document.members)
+        return view, row.status == ProvisioningStatus.ACTIVE and not deferred
+
+    def _concerned(self, request: CreateRequest) -> None:
+        if request.type not in self.here.types:
+            raise InvalidRequest(
+                f"there is no service type {request.type!r}; use one of {', '.join(sorted(self.here.types))}"
+            )
+        sites = sorted({e.site for e in request.resources})
+        if self.here.name not in sites:
+            raise InvalidRequest(
+                f"site {self.here.name} is not concerned; send the request to one of {', '.join(sites)}",
+                sites=sites,
+            )
+        if len(sites) > self.here.limits.members_per_service:
+            raise QuotaExceeded(f"a service has at most {self.here.limits.members_per_service} members")
+
+    def _admit(
+        self,
+        tx: Tx,
+        project_id: str,
+        request: CreateRequest,
+        idempotency: tuple[str, str] | None,
+        service_id: str,
+    ) -> str | None:
+        """The id of the service that the same request has made already, if any."""
+        now = self.here.clock.now()
+        if idempotency is not None:
+            known = tx.idempotent(project_id, idempotency[0], now)
+            if known is not None:
+                return self._replay(tx, known, idempotency[1])
+        if tx.count_services(project_id) >= self.here.limits.services_per_project:
+            raise QuotaExceeded(
+                f"the project has {self.here.limits.services_per_project} services at this site, its quota"
+            )
+        if idempotency is not None:
+            tx.remember(project_id, idempotency[0], idempotency[1], service_id, now)
+        return None
+
+    def _replay(self, tx: Tx, known: tuple[str, str], body_hash: str) -> str | None:
+        if known[0] != body_hash:
+            raise IdempotencyConflict(
+                "this Idempotency-Key was used with another body; use a new key for a new request"
+            )
+        if tx.intent(known[1]) is not None:
+            raise ResourceBusy("the first request with this key is still running", retry_after=1.0)
+        row = tx.service(known[1])
+        return known[1] if row is not None and row.status != ProvisioningStatus.REVOKED else None
+
+    async def _forget(self, project_id: str, idempotency: tuple[str, str] | None) -> None:
+        if idempotency is not None:
+            key = idempotency[0]
+            await self.here.store.write(lambda tx: tx.forget(project_id, key))
+
+    # -- read ----------------------------------------------------------------------------------------
+
+    async def _row(self, service_id: str) -> ServiceRow:
+        row = await self.here.store.read(lambda tx: tx.service(service_id))
+        hidden = row is not None and (
+            row.left is not None or (row.settled and row.status != ProvisioningStatus.REVOKED)
+        )
+        if row is None or hidden:
+            raise ServiceNotFound(f"there is no service {service_id} at site {self.here.name}")
+        return row
+
+    async def _theirs(self, caller: Caller, service_id: str) -> ServiceRow:
+        row = await self._row(service_id)
+        if not caller.admin and row.document.project_id != caller.project_id:
+            raise ServiceNotFound(f"there is no service {service_id} at site {self.here.name}")
+        return row
+
+    async def show(self, caller: Caller, service_id: str) -> ServiceView:
+        return await self.views.of(await self._theirs(caller, service_id))
+
+    async def list(self, caller: Caller, where: ServiceFilter) -> list[ServiceView]:
+        if not caller.admin:
+            where = where.model_copy(update={"project_id": caller.project_id})
+        rows = await self.here.store.read(lambda tx: tx.services(where))
+        return [await self.views.of(row, in_full=False) for row in rows]
+
+    async def events(self, caller: Caller, service_id: str | None, after: int, limit: int) -> Sequence[Event]:
+        if service_id is not None:
+            await self._theirs(caller, service_id)
+        project = None if caller.admin else caller.project_id
+        return await self.here.store.read(
+            lambda tx: tx.events(service_id=service_id, project_id=project, after=after, limit=limit)
+        )
+
+    async def next_event(self, after: int, timeout: float) -> None:  # noqa: ASYNC109  # a limit on waiting, not a cancellation
+        """Returns when there may be events after that one, or when the time is over."""
+        try:
+            async with self.here.clock.timeout(timeout), self.here.news:
+                await self.here.news.wait()
+        except TimeoutError:
+            return
+
+    async def sites(self, caller: Caller) -> list[SiteView]:
+        def look(tx: Tx) -> tuple[dict[str, float | None], set[str]]:
+            seen = {p.site: p.seen_at for p in tx.peers()}
+            shared = {s for s in seen if tx.services_shared_with(s)}
+            return seen, shared
+
+        seen, shared = await self.here.store.read(look)
+        limit = self.here.clock.now() - 2 * self.here.limits.sync_interval
+        return [
+            SiteView(
+                name=site.name,
+                number=site.number,
+                reachable=(seen.get(site.name) or 0.0) >= limit if site.name in shared else None,
+                last_seen=seen.get(site.name) if site.name in shared else None,
+                north_url=site.north_url,
+                east_west_url=site.east_west_url,
+            )
+            for site in await self.here.directory.sites()
+            if caller is not None
+        ]
+
+    # -- change --------------------------------------------------------------------------------------
+
+    async def change(
+        self, caller: Caller, ctx: Context, service_id: str, change: Change
+    ) -> tuple[ServiceView | None, tuple[str, ...]]:
+        """The service after the change (None: gone), and the sites that are waited for."""
+        may_write(caller)
+        try:
+            answer = await self._change(caller, ctx, service_id, change)
+        except DiminetError as error:
+            await self._audit(ctx, service_id, change.operation, error)
+            raise
+        await self.here.tell_news()
+        if answer.document is None:
+            return None, ()
+        row = await self.here.store.read(lambda tx: tx.service(service_id))
+        if row is None or row.left is not None:
+            return None, answer.waiting
+        view = await self.views.of(row.model_copy(update={"document": self._newer(row, answer)}))
+        return view, answer.waiting
+
+    @staticmethod
+    def _newer(row: ServiceRow, answer: ChangeAnswer) -> Document:
+        if answer.document is not None and answer.document.pair > row.document.pair:
+            return answer.document
+        return row.document
+
+    async def _change(self, caller: Caller, ctx: Context, service_id: str, change: Change) -> ChangeAnswer:
+        row = await self.here.store.read(lambda tx: tx.service(service_id))
+        if (row is None or row.left is not None) and change.operation == "join" and change.via:
+            self._own_join(change)
+            return await self.here.peers.at(change.via).hand_in(ctx, service_id, change)
+        row = await self._theirs(caller, service_id)
+        initiator = ctx.initiator.model_copy(update={"project_id": row.document.project_id})
+        ctx = ctx.model_copy(update={"initiator": initiator})
+        if row.document.epoch.site == self.here.number:
+            return await self.changes.apply(ctx, service_id, change)
+        try:
+            return await self.here.peers.at(row.document.master).hand_in(ctx, service_id, change)
+        except SiteUnreachable:
+            if change.operation != "delete":
+                raise
+            return await self._queue_delete(ctx, row)
+
+    def _own_join(self, change: Change) -> None:
+        if change.entry is None or change.entry.site != self.here.name:
+            raise InvalidRequest(
+                f"site {self.here.name} has no such service; here you can only join it with a network "
+                "of this site"
+            )
+
+    async def _queue_delete(self, ctx: Context, row: ServiceRow) -> ChangeAnswer:
+        """The master is away: it is told when it is back."""
+        document = row.document
+
+        def decide(tx: Tx) -> None:
+            tx.save_service(
+                row.model_copy(update={"status": ProvisioningStatus.PENDING_DELETE}), expect=document.pair
+            )
+            self.outbox.post(tx, ctx, document.service_id, [document.master], "delete")
+            tx.add_event(self.here.event("delete-queued", ctx, document.service_id, document.project_id))
+
+        await self.here.store.write(decide)
+        return ChangeAnswer(document=document, waiting=(document.master,))
+
+    async def handed_in(self, ctx: Context, service_id: str, change: Change) -> ChangeAnswer:
+        """From a peer, for us as the master; a member that a joining site has asked passes it on."""
+        row = await self.here.store.read(lambda tx: tx.service(service_id))
+        if row is None or row.left is not None or ctx.initiator.project_id != row.document.project_id:
+            raise ServiceNotFound(f"there is no service {service_id} at site {self.here.name}")
+        if row.document.epoch.site == self.here.number:
+            answer = await self.changes.apply(ctx, service_id, change)
+            await self.here.tell_news()
+            return answer
+        if change.via == self.here.name:
+            onward = ctx.model_copy(update={"sender": None})
+            return await self.here.peers.at(row.document.master).hand_in(onward, service_id, change)
+        raise NotAuthorised(f"site {self.here.name} is not the master of service {service_id}")
+
+    async def more_room(self, caller: Caller, ctx: Context, service_id: str) -> ServiceView:
+        """Another block for every subnet of this site, now."""
+        may_write(caller)
+        row = await self._theirs(caller, service_id)
+        document = row.document
+        if not self.here.type_of(document.type).uses_blocks:
+            raise InvalidRequest("only services that stretch a network (l2) have address pools")
+        grown = [
+            await self.pools.more_room(resource.resource_id, subnet.cidr)
+            for resource in document.resources_of(self.here.name)
+            for subnet in resource.subnets
+        ]
+        if not any(grown):
+            error = PoolExhausted(
+                "no member has addresses to spare now; free some, or make the network larger",
+                sites=[m.site for m in document.members],
+            )
+            await self._audit(ctx, service_id, "more-room", error)
+            raise error
+        return await self.views.of(row)
+
+    # -- audit ---------------------------------------------------------------------------------------
+
+    async def refused(self, caller: Caller | None, ctx: Context, what: str, error: DiminetError) -> None:
+        """A request that was refused before it came here."""
+        await self._audit(ctx, None, what, error)
+
+    async def _audit(self, ctx: Context, service_id: str | None, what: str, error: DiminetError) -> None:
+        event = self.here.event(
+            "request-refused",
+            ctx,
+            service_id,
+            operation=what,
+            code=error.code,
+            message=error.message,
+            sites=list(error.sites),
+        )
+        await self.here.store.write(lambda tx: tx.add_event(event))
+        await self.here.tell_news()

@@ -1,0 +1,228 @@
+"""Anti-entropy: one exchange per pair of sites and interval, whatever the number of services they share.
+
+What is behind here is fetched, from the master; what is behind there is posted, if we are the master.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Sequence
+
+from diminet.engine.changes import Changes
+from diminet.engine.instance import Instance
+from diminet.engine.outbox import Outbox
+from diminet.engine.participant import Participant
+from diminet.engine.pools import Pools
+from diminet.engine.ports import HeldBlock, MemberRow, PeerRow, ServiceRow, Tx
+from diminet.errors import DiminetError, ServiceNotFound
+from diminet.logic import blocks as block_logic
+from diminet.messages import Context, DocumentPut, SyncEntry, SyncReport, Tombstone
+from diminet.model import Initiator, ProvisioningStatus
+
+
+class Sync:
+    def __init__(
+        self, here: Instance, participant: Participant, outbox: Outbox, pools: Pools, changes: Changes
+    ) -> None:
+        self.here = here
+        self.participant = participant
+        self.outbox = outbox
+        self.pools = pools
+        self.changes = changes
+
+    # -- answering -----------------------------------------------------------------------------------
+
+    async def report(self, ctx: Context) -> SyncReport:
+        """What we have of every service that the asking site has a part in."""
+        asker = ctx.sender or self.here.name
+        await self.heard(asker, ctx.incarnation)
+
+        def look(tx: Tx) -> tuple[list[SyncEntry], str]:
+            rows = tx.services_shared_with(asker)
+            return [self._entry(tx, row) for row in rows], tx.meta().incarnation
+
+        entries, incarnation = await self.here.store.read(look)
+        return SyncReport(
+            site=self.here.name,
+            number=self.here.number,
+            incarnation=incarnation,
+            services=tuple(entries),
+        )
+
+    def _entry(self, tx: Tx, row: ServiceRow) -> SyncEntry:
+        held = tx.blocks(row.document.service_id)
+        spare: dict[str, int] = defaultdict(int)
+        for h in held:
+            if h.block.owner == self.here.name and not h.pooled:
+                spare[h.block.cidr] += 1
+        state = self.participant.state_of(row, ())
+        return SyncEntry(
+            service_id=row.document.service_id,
+            pair=row.document.pair,
+            tombstone=row.document.tombstone,
+            confirmed=row.confirmed == row.document.pair,
+            provisioning_status=state.provisioning_status,
+            operating_status=state.operating_status,
+            digest=block_logic.digest(h.block for h in held),
+            spare=dict(spare),
+        )
+
+    async def heard(self, site: str, incarnation: str | None) -> None:
+        row = PeerRow(site=site, incarnation=incarnation, seen_at=self.here.clock.now())
+        await self.here.store.write(lambda tx: tx.save_peer(row))
+
+    # -- asking --------------------------------------------------------------------------------------
+
+    async def round(self) -> None:
+        """Ask every site that we share something with, side by side."""
+        rows = await self.here.store.read(lambda tx: tx.live_services())
+        shared = {m.site for r in rows if r.left is None for m in r.document.members if not m.deferred}
+        await asyncio.gather(*(self.with_peer(site) for site in shared - {self.here.name}))
+
+    async def with_peer(self, site: str) -> DiminetError | None:
+        """One exchange; a peer that is away is asked again at the next interval."""
+        ctx = self._ctx("diminet")
+        try:
+            report = await self.here.peers.at(site).sync(ctx)
+            await self.heard(site, report.incarnation)
+            for entry in report.services:
+                await self._compare(site, entry)
+            await self._unknown_there(site, {e.service_id for e in report.services})
+        except DiminetError as error:
+            return error
+        return None
+
+    def _ctx(self, project_id: str) -> Context:
+        clock = self.here.clock
+        return Context(
+            request_id=f"req-{clock.uuid()}",
+            initiator=Initiator(user_id="diminet", project_id=project_id, site=self.here.name),
+            deadline=clock.now() + self.here.limits.request_timeout,
+        )
+
+    async def _compare(self, site: str, entry: SyncEntry) -> None:
+        def look(tx: Tx) -> tuple[ServiceRow | None, list[HeldBlock]]:
+            return tx.service(entry.service_id), tx.blocks(entry.service_id)
+
+        row, held = await self.here.store.read(look)
+        if row is not None and row.document.tombstone:
+            if not entry.tombstone and row.document.epoch.site == self.here.number:
+                await self._post(row, site, "tombstone")
+            return
+        if entry.tombstone:
+            await self._buried_there(site, row)
+        elif row is None or entry.pair > row.document.pair:
+            await self._fetch(site, entry.service_id)
+        elif entry.pair < row.document.pair and row.document.epoch.site == self.here.number:
+            await self._post(row, site, "document")
+        else:
+            await self._same(site, entry, row, held)
+
+    async def _post(self, row: ServiceRow, site: str, kind: str) -> None:
+        document = row.document
+        ctx = self._ctx(document.project_id)
+        await self.here.store.write(lambda tx: self.outbox.post(tx, ctx, document.service_id, [site], kind))
+
+    async def _buried_there(self, site: str, row: ServiceRow | None) -> None:
+        """Only the master's tombstone counts; from another site it is a hint to ask the master."""
+        if row is None or row.left is not None:
+            return
+        document = row.document
+        ctx = self._ctx(document.project_id).model_copy(update={"sender": document.master})
+        if site != document.master:
+            snapshot = await self.here.peers.at(document.master).snapshot(ctx, document.service_id)
+            if snapshot.document is None or not snapshot.document.tombstone:
+                return
+        await self.participant.bury(ctx, document.service_id, Tombstone(service_id=document.service_id))
+
+    async def _fetch(self, site: str, service_id: str) -> None:
+        """Read the newer document at that site; applying it asks the master if the site is not it."""
+        ctx = self._ctx("diminet")
+        snapshot = await self.here.peers.at(site).snapshot(ctx, service_id)
+        if snapshot.document is None or snapshot.document.tombstone:
+            return
+        told = ctx.model_copy(update={"sender": site})
+        put = DocumentPut(document=snapshot.document, blocks=snapshot.blocks)
+        try:
+            await self.participant.put(told, service_id, put)
+        except ServiceNotFound:
+            return  # the master says that it is gone: its tombstone is on the way
+
+    async def _same(self, site: str, entry: SyncEntry, row: ServiceRow, held: Sequence[HeldBlock]) -> None:
+        document = row.document
+        if entry.digest != block_logic.digest(h.block for h in held):
+            snapshot = await self.here.peers.at(site).snapshot(
+                self._ctx(document.project_id), entry.service_id
+            )
+            await self.here.store.write(
+                lambda tx: self.participant.learn_blocks(tx, document, snapshot.blocks, site)
+            )
+        for cidr, count in entry.spare.items():
+            self.pools.spare_of[entry.service_id, cidr, site] = count
+        await self.here.store.write(lambda tx: self._note(tx, site, entry))
+
+    def _note(self, tx: Tx, site: str, entry: SyncEntry) -> None:
+        row = tx.service(entry.service_id)
+        if row is None or row.document.pair != entry.pair or row.document.tombstone:
+            return
+        tx.save_member(
+            MemberRow(
+                service_id=entry.service_id,
+                site=site,
+                pair=entry.pair,
+                status=entry.provisioning_status,
+                operating=entry.operating_status.value,
+                seen_at=self.here.clock.now(),
+            )
+        )
+        update: dict[str, object] = {"synced_at": self.here.clock.now()}
+        if site == row.document.master and entry.confirmed and row.applied == entry.pair:
+            update |= {"confirmed": entry.pair, "status": ProvisioningStatus.ACTIVE}
+        row = row.model_copy(update=update)
+        tx.save_service(row, expect=row.document.pair)
+        self.outbox.conclude(tx, row)
+
+    async def _unknown_there(self, site: str, known: set[str]) -> None:
+        """Services of ours that the site does not have although it should."""
+
+        def look(tx: Tx) -> list[ServiceRow]:
+            return [
+                row
+                for row in tx.services_shared_with(site)
+                if row.document.service_id not in known
+                and row.document.epoch.site == self.here.number
+                and not row.settled
+                and row.left is None
+            ]
+
+        for row in await self.here.store.read(look):
+            member = row.document.member(site)
+            if row.document.tombstone:
+                await self._post(row, site, "tombstone")
+            elif member is not None and not member.deferred:
+                await self._post(row, site, "document")
+
+    # -- deferred sites --------------------------------------------------------------------------------
+
+    async def complete_deferred(self) -> None:
+        """Services of which a site was away at creation: take it in once it answers."""
+        rows = await self.here.store.read(lambda tx: tx.live_services())
+        for row in rows:
+            document = row.document
+            if document.tombstone or document.epoch.site != self.here.number:
+                continue
+            away = [m.site for m in document.members if m.deferred]
+            if away and await self._any_back(away):
+                ctx = self._ctx(document.project_id).model_copy(update={"initiator": document.initiator})
+                try:
+                    await self.changes.complete_deferred(ctx, document)
+                except DiminetError:
+                    continue  # told by an event; asked again at the next interval
+
+    async def _any_back(self, sites: Sequence[str]) -> bool:
+        for site in sites:
+            try:
+                await self.here.peers.at(site).hello(self._ctx("diminet"))
+            except DiminetError:
+                continue
+            return True
+        return False
