@@ -23,8 +23,6 @@ T = TypeVar("T")
 
 # Partners of different services of one network must not reach each other through its gateway.
 _GATEWAY_FILTER = """
-table inet diminet
-delete table inet diminet
 table inet diminet {
   chain forward {
     type filter hook forward priority filter; policy accept;
@@ -64,6 +62,18 @@ def router_sysctls() -> None:
     netns.sysctl("ipv6/conf/all/forwarding", 1)
 
 
+def _prepare_gateway() -> None:
+    router_sysctls()
+    nft(_GATEWAY_FILTER)
+
+
+def _host_sysctls() -> None:
+    """Addresses of an instance work at once, and come from us alone."""
+    for where in ("all", "default"):
+        netns.sysctl(f"ipv6/conf/{where}/accept_dad", 0)
+        netns.sysctl(f"ipv6/conf/{where}/accept_ra", 0)
+
+
 def nft(script: str) -> None:
     """Apply rules as one transaction in the namespace that the thread is in."""
     done = subprocess.run(["nft", "-f", "-"], input=script, text=True, capture_output=True, check=False)
@@ -78,6 +88,13 @@ def _guarded(doing: str, work: Callable[[], T]) -> T:
         raise SiteRefused(f"{doing}: the kernel refused: {error}") from error
     except OSError as error:
         raise SiteRefused(f"{doing}: {error}") from error
+
+
+def nft_exists(*what: str) -> bool:
+    """Whether there is that table (family, name) or chain (family, table, name) of nftables here."""
+    kind = "chain" if len(what) == 3 else "table"
+    done = subprocess.run(["nft", "list", kind, *what], capture_output=True, check=False)
+    return done.returncode == 0
 
 
 class Kernel:
@@ -166,6 +183,14 @@ class Kernel:
         path = self.gateway_path(network_id)
         await self.run(
             f"remove the gateway of network {network_id}", partial(_remove_gateway, path, network_id)
+        )
+
+    async def set_gateway_mac(self, network_id: str, mac: str, *, anycast: bool) -> None:
+        """Give the gateway another MAC, keeping its addresses; `anycast` is remembered in the kernel."""
+        path = self.gateway_path(network_id)
+        await self.run(
+            f"set the MAC of the gateway of network {network_id}",
+            partial(_set_gateway_mac, gateway_wire(path, network_id, anycast=anycast), mac),
         )
 
     async def gateways(self) -> set[str]:
@@ -261,11 +286,7 @@ def connect_wire(wire: Wire, shape: Shape) -> None:
 
 
 def _plug(wire: Wire, shape: Shape, gateways: Sequence[str]) -> None:
-    netns.create(wire.path)
-    with netns.entered(wire.path):
-        for where in ("all", "default"):
-            netns.sysctl(f"ipv6/conf/{where}/accept_dad", 0)
-            netns.sysctl(f"ipv6/conf/{where}/accept_ra", 0)
+    netns.create(wire.path, _host_sysctls)
     connect_wire(wire, shape)
     with netns.entered(wire.path), IPRoute() as ip:
         links.set_default_routes(ip, links.need(ip, wire.inside).ifindex, gateways)
@@ -298,13 +319,18 @@ def _set_gateway(path: Path, network_id: str, shape: Shape) -> None:
     with IPRoute() as ip:
         link = links.find(ip, names.gateway_port(network_id))
     anycast = bool(link and link.alias and link.alias.detail)
-    if link is None:
-        netns.create(path)
-        with netns.entered(path):
-            router_sysctls()
-            nft(_GATEWAY_FILTER)
+    netns.create(path, _prepare_gateway)
     mac = names.ANYCAST_MAC if anycast else shape.mac
     connect_wire(gateway_wire(path, network_id, anycast=anycast), shape._replace(mac=mac))
+
+
+def _set_gateway_mac(wire: Wire, mac: str) -> None:
+    if not netns.exists(wire.path):
+        return  # a network without a gateway
+    with netns.entered(wire.path), IPRoute() as ip:
+        lan = links.need(ip, wire.inside)
+        shape = Shape(mac, tuple(sorted(links.addresses(ip, lan.ifindex))), lan.mtu)
+    connect_wire(wire, shape)
 
 
 def _remove_gateway(path: Path, network_id: str) -> None:

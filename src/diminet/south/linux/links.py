@@ -16,6 +16,7 @@ from diminet.south.linux import names, netns
 
 NUD_NOARP = 0x40
 NUD_PERMANENT = 0x80
+NTF_SELF = 0x02
 NTF_MASTER = 0x04
 NTF_EXT_LEARNED = 0x10
 RT_TABLE_MAIN = 254
@@ -126,17 +127,22 @@ def delete(ip: IPRoute, name: str, alias: names.Alias) -> None:
             raise
 
 
-def set_addresses(ip: IPRoute, index: int, addresses: Iterable[Address]) -> None:
-    """Exactly these on the device; automatic link-local ones stay. No duplicate address detection."""
-    wanted = {(str(ip_address(address)), length) for address, length in addresses}
-    have = {
+def addresses(ip: IPRoute, index: int) -> set[Address]:
+    """Of the device, without automatic link-local ones."""
+    return {
         (str(ip_address(m.get_attr("IFA_LOCAL") or m.get_attr("IFA_ADDRESS"))), m["prefixlen"])
         for m in ip.get_addr(index=index)
         if not ip_address(m.get_attr("IFA_ADDRESS")).is_link_local
     }
-    for address, length in have - wanted:
+
+
+def set_addresses(ip: IPRoute, index: int, wanted: Iterable[Address]) -> None:
+    """Exactly these on the device; automatic link-local ones stay. No duplicate address detection."""
+    want = {(str(ip_address(address)), length) for address, length in wanted}
+    have = addresses(ip, index)
+    for address, length in have - want:
         ip.addr("del", index=index, address=address, prefixlen=length)
-    for address, length in wanted - have:
+    for address, length in want - have:
         add_address(ip, index, address, length)
 
 

@@ -6,7 +6,7 @@ find it and it outlives the process. Errors: OSError.
 
 import ctypes
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -52,16 +52,22 @@ def entered(path: Path | None) -> Iterator[None]:
         os.close(home)
 
 
-def create(path: Path) -> bool:
-    """Make the namespace if it is not there. True if it was made now."""
+def create(path: Path, prepare: Callable[[], None] = lambda: None) -> bool:
+    """Make the namespace if it is not there. True if it was made now.
+
+    `prepare` runs inside before the namespace can be seen at `path`. The file is made right before the
+    mount: zebra looks at once, and again only a second later if it finds a bare file.
+    """
     if exists(path):
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch(mode=0o444)
+    path.unlink(missing_ok=True)
     home = os.open(_SELF, os.O_RDONLY | os.O_CLOEXEC)
     try:
         _check(_libc.unshare(_CLONE_NEWNET), "make a network namespace")
         try:
+            prepare()
+            path.touch(mode=0o444)
             result = _libc.mount(_SELF.encode(), os.fsencode(path), b"none", _MS_BIND, None)
             _check(result, f"mount the namespace {path}")
         finally:
