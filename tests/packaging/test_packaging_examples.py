@@ -1,0 +1,65 @@
+"""The example files of packaging/ are read by the code that reads the real ones."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from diminet import config
+from diminet.directory import file as directory
+from diminet.identity import file as identity
+from diminet.south.linux.frr_daemons import FrrSettings
+
+PACKAGING = Path(__file__).parents[2] / "packaging"
+ETC = PACKAGING / "etc"
+UNITS = sorted((PACKAGING / "systemd").glob("*.service"))
+
+
+def test_the_configuration_and_frr_agree() -> None:
+    settings = config.load(ETC / "diminet.toml")
+    frr = FrrSettings.model_validate_json((ETC / "frr.json").read_bytes())
+    assert (settings.south.frr_pathspace, settings.south.bgp_asn) == (frr.pathspace, frr.asn)
+    assert settings.south.vtep_ip == frr.address
+    assert frr.asn in settings.identifiers.bgp_asns
+
+
+def test_the_directory_has_this_site() -> None:
+    settings = config.load(ETC / "diminet.toml")
+    sites = directory.load(ETC / "sites.toml", settings.site.name, settings.site.number)
+    assert list(sites) == ["paris", "lyon"]
+
+
+def test_the_identity_file_is_read() -> None:
+    assert identity.load(ETC / "identity.toml").vouch[0].covers("lyon", "demo")
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+def test_units_name_what_is_there(unit: Path) -> None:
+    for line in unit.read_text().splitlines():
+        for word in line.split() if line.startswith("Exec") else ():
+            if "/opt/diminet/packaging/" in word:
+                assert (PACKAGING / word.split("/packaging/")[1]).exists()
+
+
+@pytest.mark.lab
+def test_the_mount_namespace_hides_the_hosts_netns_and_goes_away() -> None:
+    """Runs the script under another directory, so that an installed instance is left alone."""
+    script = (PACKAGING / "diminet-namespace").read_text()
+    run = Path("/run/diminet-ns-test")
+    copy = Path("/run/diminet-namespace-test")
+    copy.write_text(script.replace("DIRECTORY=/run/diminet-ns", f"DIRECTORY={run}"))
+    copy.chmod(0o755)
+    try:
+        subprocess.run([copy, "up"], check=True, timeout=20)
+        subprocess.run([copy, "up"], check=True, timeout=20)  # a second time is the same
+        inside = ["nsenter", f"--mount={run}/mnt"]
+        subprocess.run([*inside, "ip", "netns", "add", "only-inside"], check=True, timeout=20)
+        seen = subprocess.run(
+            [*inside, "ls", "/run/netns"], check=True, timeout=20, capture_output=True, text=True
+        )
+        assert seen.stdout.split() == ["only-inside"]
+        assert not Path("/run/netns/only-inside").exists()
+    finally:
+        subprocess.run([copy, "down"], check=False, timeout=20)
+        copy.unlink()
+    assert not run.exists()
