@@ -137,10 +137,12 @@ class Changes:
         master.running.add(before.service_id)
         try:
             await here.store.write(lambda tx: master.begin(tx, ctx, intent, before.project_id))
+            got: dict[str, Reservation] = {}
             try:
                 got, away = await self._reserve(ctx, intent, before, entries)
                 await self._commit(ctx, intent, before, entries, fields, got, away)
             except DiminetError as error:
+                await master.reserving.release(ctx, got)
                 await master.drop_intent(ctx, intent, error)
                 raise
             await master.spread(ctx, before.service_id)

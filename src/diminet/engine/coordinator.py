@@ -112,7 +112,7 @@ class Coordinator:
             site: self.reserve_request(intent, project_id, request.type, request.name, draft, wanted, site)
             for site in intent.sites
         }
-        clock = here.clock.now()
+        clock, got = here.clock.now(), dict[str, Reservation]()
         try:
             got, away = await self.reserving.all(ctx, asked, defer=request.on_unreachable == "defer")
             if here.name in away or len(got) < 1:
@@ -122,6 +122,7 @@ class Coordinator:
             await self._commit_create(ctx, intent, project_id, request, draft, got, away)
             here.meter.create_step("commit", here.clock.now() - clock)
         except DiminetError as error:
+            await self.reserving.release(ctx, got)
             await self.give_up(ctx, intent, error)
             raise
         if wait:

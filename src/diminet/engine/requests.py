@@ -179,7 +179,7 @@ class Requests:
         except TimeoutError:
             return
 
-    async def sites(self, caller: Caller) -> list[SiteView]:
+    async def sites(self, caller: Caller) -> Sequence[SiteView]:
         def look(tx: Tx) -> tuple[dict[str, float | None], set[str]]:
             seen = {p.site: p.seen_at for p in tx.peers()}
             shared = {s for s in seen if tx.services_shared_with(s)}

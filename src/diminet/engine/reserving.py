@@ -65,6 +65,9 @@ class Reserving:
 
     async def release(self, ctx: Context, got: Mapping[str, Reservation]) -> None:
         """Take the promises back; a site that cannot be told lets them expire."""
+        limits = self.here.limits
+        undo = self.here.clock.now() + limits.request_timeout * limits.undo_share
+        ctx = ctx.model_copy(update={"deadline": undo})
 
         async def one(site: str, promise: Reservation) -> None:
             try:
