@@ -22,15 +22,11 @@ from diminet.errors import BadSurroundings
 
 BACKLOG = 512  # connections that wait to be accepted
 TICK_S = 1.0  # how often the Date header is renewed
-MAX_HEADER_BYTES = 65_536  # request line and headers together
+MAX_HEADER_BYTES = 65_536  # request line and headers together, as long as they are not complete
 HEADER_TIMEOUT_S = 10.0
 DEFAULT_KEEP_ALIVE_S = 75  # longer than the client's, so that the client closes first
 DEFAULT_GRACE_S = 5
 DEFAULT_MAX_CONNECTIONS = 1024
-
-
-class HeadersTooLarge(Exception):
-    """Ends the connection with 400: raised inside the parser, seen by nobody else."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -38,6 +34,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     _header_timer: asyncio.TimerHandle | None = None
     _header_bytes = 0
+    _in_headers = False
     _peer_certificate: bytes | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -52,27 +49,23 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._header_bytes = 0
+        self._in_headers = True
         self._start_header_timer()
         scope: dict[str, Any] = self.scope  # type: ignore[assignment]
         scope["peer_certificate"] = self._peer_certificate
 
-    def on_url(self, url: bytes) -> None:
-        self._count(len(url))
-        super().on_url(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._count(len(name) + len(value) + 4)
-        super().on_header(name, value)
-
     def on_headers_complete(self) -> None:
         self._stop_header_timer()
+        self._in_headers = False
+        self._header_bytes = 0
         super().on_headers_complete()
 
-    def _count(self, size: int) -> None:
-        self._header_bytes += size
-        if self._header_bytes > MAX_HEADER_BYTES:
-            raise HeadersTooLarge
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        # The parser keeps an unfinished header whatever its length, so what is fed to it is counted.
+        self._header_bytes += len(data) if self._in_headers else 0
+        if self._header_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
+            self.send_400_response("Headers too large.")
 
     def _start_header_timer(self) -> None:
         self._stop_header_timer()

@@ -175,7 +175,7 @@ def service_id_of(text: str) -> str:
     try:
         canonical = str(uuid.UUID(text))
     except ValueError:
-        canonical = ""
+        canonical = None
     if text != canonical:
         raise InvalidRequest(f"{text[:80]!r} is not a service id: a UUID in lower case")
     return text

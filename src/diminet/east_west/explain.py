@@ -1,5 +1,6 @@
 """Why a peer gave no answer, in a sentence that sends the operator to the right place."""
 
+import socket
 import ssl
 
 import aiohttp
@@ -57,7 +58,7 @@ def _alert(error: BaseException) -> str | None:
 def _plain(error: BaseException) -> str:
     if isinstance(error, ConnectionRefusedError):
         return "the connection is refused; is its instance running?"
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
+    if isinstance(error, socket.gaierror):
         return "its name does not resolve; correct the directory or DNS"
     if isinstance(error, aiohttp.ServerDisconnectedError | ConnectionResetError | aiohttp.ClientOSError):
         return (
