@@ -1,0 +1,174 @@
+"""Blocks of L2 subnets: who owns which, what was given on which request, what we have asked for."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from pydantic import TypeAdapter
+
+from diminet.engine.ports import HeldBlock, ServiceRow
+from diminet.messages import BlockRequest
+from diminet.model import Block
+from diminet.store.rows import Rows
+from diminet.store.services import Stage, parse
+from diminet.store.tables import block_requests, blocks, grants, service_resources, services
+
+GRANTS_KEPT = 8  # answers per requester and subnet; one request at a time is open, so one would do
+FEW_BLOCKS = 32  # up to so many, look for those alone instead of all of the service
+
+_Blocks = TypeAdapter(tuple[Block, ...])
+
+
+class Blocks(Rows):
+    def blocks(self, service_id: str) -> list[HeldBlock]:
+        """By CIDR and index."""
+        return self._held(blocks.c.service_id == service_id)
+
+    def put_blocks(self, service_id: str, new: Iterable[HeldBlock]) -> None:
+        offered = list(new)
+        versions = self._versions(service_id, offered)
+        inserts: dict[tuple[str, int], dict[str, Any]] = {}
+        updates: dict[tuple[str, int], dict[str, Any]] = {}
+        for held in offered:
+            key = (held.block.cidr, held.block.index)
+            best = (inserts.get(key) or updates.get(key) or {"version": versions.get(key, 0)})["version"]
+            if held.block.version >= best:
+                (updates if key in versions else inserts)[key] = _columns(service_id, held)
+        if inserts:
+            self._db.execute(blocks.insert(), list(inserts.values()))
+        if updates:
+            self._db.execute(_UPDATE_BLOCK, [_renamed(row) for row in updates.values()])
+
+    def network_blocks(
+        self, site: str, network_id: str, cidr: str
+    ) -> tuple[ServiceRow, list[HeldBlock]] | None:
+        has_blocks = (
+            sa.exists()
+            .where(blocks.c.service_id == services.c.id)
+            .where(blocks.c.cidr == cidr)
+            .correlate(services)
+        )
+        body = self._db.execute(
+            sa.select(services.c.body)
+            .join(service_resources, service_resources.c.service_id == services.c.id)
+            .where(service_resources.c.site == site, service_resources.c.resource_id == network_id)
+            .where(services.c.stage == Stage.LIVE, has_blocks)
+            .limit(1)
+        ).scalar()
+        if body is None:
+            return None
+        row = parse(body)
+        mine = sa.and_(blocks.c.service_id == row.document.service_id, blocks.c.cidr == cidr)
+        return row, self._held(mine)
+
+    # -- requests of others --
+
+    def grant(self, service_id: str, requester: str, cidr: str, number: int) -> tuple[Block, ...] | None:
+        """A number below an answered one whose answer is not kept any more is a late copy: nothing is
+        given on it again."""
+        of_requester = sa.and_(
+            grants.c.service_id == service_id, grants.c.requester == requester, grants.c.cidr == cidr
+        )
+        body = self._db.execute(
+            sa.select(grants.c.body).where(of_requester, grants.c.number == number)
+        ).scalar()
+        if body is not None:
+            return _Blocks.validate_json(body)
+        later = sa.select(grants.c.number).where(of_requester, grants.c.number > number).limit(1)
+        return () if self._db.execute(later).first() is not None else None
+
+    def add_grant(
+        self, service_id: str, requester: str, cidr: str, number: int, blocks: Sequence[Block]
+    ) -> None:
+        key = {"service_id": service_id, "requester": requester, "cidr": cidr}
+        body = _Blocks.dump_json(tuple(blocks)).decode()
+        self._put(grants, {**key, "number": number}, {"body": body})
+        of_requester = [grants.c[name] == value for name, value in key.items()]
+        self._db.execute(grants.delete().where(*of_requester, grants.c.number <= number - GRANTS_KEPT))
+
+    # -- our own requests --
+
+    def pending_block_request(self, service_id: str, peer: str, cidr: str) -> BlockRequest | None:
+        row = self._request(service_id, peer, cidr)
+        if row is None or not row.pending:
+            return None
+        return BlockRequest(cidr=cidr, number=row.number, count=row.wanted)
+
+    def start_block_request(self, service_id: str, peer: str, cidr: str, count: int) -> BlockRequest:
+        """The pending one if there is one; else with the next number of this peer and subnet."""
+        row = self._request(service_id, peer, cidr)
+        if row is not None and row.pending:
+            return BlockRequest(cidr=cidr, number=row.number, count=row.wanted)
+        number = 1 if row is None else row.number + 1
+        key = {"service_id": service_id, "peer": peer, "cidr": cidr}
+        self._put(block_requests, key, {"number": number, "wanted": count, "pending": True})
+        return BlockRequest(cidr=cidr, number=number, count=count)
+
+    def end_block_request(self, service_id: str, peer: str, cidr: str) -> None:
+        """The row stays: its number is the counter."""
+        table = block_requests
+        this = (table.c.service_id == service_id, table.c.peer == peer, table.c.cidr == cidr)
+        self._db.execute(table.update().where(*this).values(pending=False))
+
+    def _request(self, service_id: str, peer: str, cidr: str) -> "sa.Row[Any] | None":
+        table = block_requests
+        this = (table.c.service_id == service_id, table.c.peer == peer, table.c.cidr == cidr)
+        return self._db.execute(sa.select(table).where(*this)).first()
+
+    # -- rows --
+
+    def _held(self, which: sa.ColumnElement[bool]) -> list[HeldBlock]:
+        rows = self._db.execute(
+            sa.select(blocks).where(which).order_by(blocks.c.service_id, blocks.c.cidr, blocks.c.position)
+        )
+        return [_held(row) for row in rows]
+
+    def _versions(self, service_id: str, offered: list[HeldBlock]) -> dict[tuple[str, int], int]:
+        cidrs = {held.block.cidr for held in offered}
+        stored = sa.select(blocks.c.cidr, blocks.c.position, blocks.c.version)
+        stored = stored.where(blocks.c.service_id == service_id, blocks.c.cidr.in_(cidrs))
+        if len(offered) <= FEW_BLOCKS:
+            stored = stored.where(blocks.c.position.in_({held.block.index for held in offered}))
+        return {(cidr, position): version for cidr, position, version in self._db.execute(stored)}
+
+
+def _columns(service_id: str, held: HeldBlock) -> dict[str, Any]:
+    block = held.block
+    return {
+        "service_id": service_id,
+        "cidr": block.cidr,
+        "position": block.index,
+        "owner": block.owner,
+        "version": block.version,
+        "giver": block.giver,
+        "exclusions": json.dumps(block.exclusions) if block.exclusions else "",
+        "pooled": held.pooled,
+    }
+
+
+def _held(row: "sa.Row[Any]") -> HeldBlock:
+    block = Block(
+        cidr=row.cidr,
+        index=row.position,
+        owner=row.owner,
+        version=row.version,
+        giver=row.giver,
+        exclusions=tuple(json.loads(row.exclusions)) if row.exclusions else (),
+    )
+    return HeldBlock(block=block, pooled=row.pooled)
+
+
+_BLOCK_KEY = ("service_id", "cidr", "position")
+
+
+def _renamed(row: Mapping[str, Any]) -> dict[str, Any]:
+    """SQLAlchemy keeps the column's own name for what is to be set."""
+    return {f"of_{name}" if name in _BLOCK_KEY else name: value for name, value in row.items()}
+
+
+_UPDATE_BLOCK = (
+    blocks.update()
+    .where(*(blocks.c[name] == sa.bindparam(f"of_{name}") for name in _BLOCK_KEY))
+    .values({column: sa.bindparam(column.name) for column in blocks.c if column.name not in _BLOCK_KEY})
+)

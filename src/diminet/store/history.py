@@ -1,0 +1,88 @@
+"""What has happened (events, idempotency keys), and how old things go."""
+
+import sqlalchemy as sa
+
+from diminet.model import Event, ProvisioningStatus
+from diminet.store.rows import Rows
+from diminet.store.services import Services, Stage
+from diminet.store.tables import authorisations, events, idempotency, member_states, outbox, services
+
+IDEMPOTENCY_KEPT_S = 24 * 3600.0
+
+
+class History(Rows):
+    def add_event(self, event: Event) -> None:
+        values = {
+            "at": event.at,
+            "service_id": event.service_id,
+            "project_id": event.project_id,
+            "body": event.model_dump_json(exclude={"seq"}),
+        }
+        self._db.execute(events.insert().inline(), values)
+
+    def events(
+        self, *, service_id: str | None, project_id: str | None, after: int, limit: int
+    ) -> list[Event]:
+        """Oldest first, with `seq` greater than `after`."""
+        rows = sa.select(events.c.seq, events.c.body).where(events.c.seq > after)
+        if service_id is not None:
+            rows = rows.where(events.c.service_id == service_id)
+        if project_id is not None:
+            rows = rows.where(events.c.project_id == project_id)
+        found = self._db.execute(rows.order_by(events.c.seq).limit(limit))
+        return [Event.model_validate_json(body).model_copy(update={"seq": seq}) for seq, body in found]
+
+    # -- idempotency --
+
+    def idempotent(self, project_id: str, key: str, now: float) -> tuple[str, str] | None:
+        table = idempotency
+        row = self._db.execute(
+            sa.select(table.c.body_hash, table.c.service_id)
+            .where(table.c.project_id == project_id, table.c.token == key)
+            .where(table.c.at > now - IDEMPOTENCY_KEPT_S)
+        ).first()
+        return None if row is None else (row.body_hash, row.service_id)
+
+    def remember(self, project_id: str, key: str, body_hash: str, service_id: str, now: float) -> None:
+        values = {"body_hash": body_hash, "service_id": service_id, "at": now}
+        self._put(idempotency, {"project_id": project_id, "token": key}, values)
+
+    def forget(self, project_id: str, key: str) -> None:
+        self._drop(idempotency, project_id=project_id, token=key)
+
+
+class Pruning(Services):
+    def prune(self, *, events_before: float, events_most: int, settled_before: float, now: float) -> None:
+        """Authorisations go too, when they are older than `settled_before` and their service is gone.
+
+        A tombstone or revoked service stays while a member has not acknowledged it, or something of
+        it waits in the outbox.
+        """
+        self._prune_events(events_before, events_most)
+        self._db.execute(idempotency.delete().where(idempotency.c.at <= now - IDEMPOTENCY_KEPT_S))
+        for service_id in self._over_and_done(settled_before):
+            self.delete_service(service_id)
+        self._db.execute(
+            authorisations.delete()
+            .where(authorisations.c.at < settled_before)
+            .where(~sa.exists().where(services.c.id == authorisations.c.service_id).correlate(authorisations))
+        )
+
+    def _prune_events(self, before: float, most: int) -> None:
+        self._db.execute(events.delete().where(events.c.at < before))
+        first_too_many = sa.select(events.c.seq).order_by(events.c.seq.desc()).offset(most).limit(1)
+        seq = self._db.execute(first_too_many).scalar()
+        if seq is not None:
+            self._db.execute(events.delete().where(events.c.seq <= seq))
+
+    def _over_and_done(self, before: float) -> list[str]:
+        waited_for = sa.exists().where(member_states.c.service_id == services.c.id)
+        waited_for = waited_for.where(member_states.c.clean.is_(False)).correlate(services)
+        owed = sa.exists().where(outbox.c.service_id == services.c.id).correlate(services)
+        over = sa.or_(
+            services.c.stage == Stage.SETTLED,
+            sa.and_(services.c.stage == Stage.LIVE, services.c.status == ProvisioningStatus.REVOKED),
+        )
+        return self._bodies(
+            sa.select(services.c.id).where(over, services.c.changed_at < before, ~waited_for, ~owed)
+        )

@@ -1,0 +1,1 @@
+"""Alembic's scripts; `diminet.store.schema.upgrade` runs them."""

@@ -1,0 +1,53 @@
+"""What this site has promised and allowed: reservations and authorisations."""
+
+import sqlalchemy as sa
+
+from diminet.engine.ports import ReservationRow
+from diminet.model import Initiator
+from diminet.store.rows import Rows
+from diminet.store.tables import authorisations, reservations
+
+
+class Promises(Rows):
+    def reservations_of_network(self, network_id: str) -> list[ReservationRow]:
+        return self._reservations(reservations.c.network_id == network_id)
+
+    def reservations_of_service(self, service_id: str) -> list[ReservationRow]:
+        return self._reservations(reservations.c.service_id == service_id)
+
+    def reservation(self, rid: str) -> list[ReservationRow]:
+        return self._reservations(reservations.c.rid == rid)
+
+    def expired_reservations(self, now: float) -> list[ReservationRow]:
+        return self._reservations(reservations.c.expires_at <= now)
+
+    def _reservations(self, which: sa.ColumnElement[bool]) -> list[ReservationRow]:
+        rows = sa.select(reservations.c.body).where(which)
+        rows = rows.order_by(reservations.c.rid, reservations.c.network_id)
+        return [ReservationRow.model_validate_json(body) for body in self._bodies(rows)]
+
+    def add_reservation(self, row: ReservationRow) -> None:
+        """One of the same RID and network is replaced."""
+        key = {"rid": row.rid, "network_id": row.network_id}
+        values = {
+            "service_id": row.service_id,
+            "expires_at": row.expires_at,
+            "body": row.model_dump_json(),
+        }
+        self._put(reservations, key, values)
+
+    def delete_reservations(self, rid: str) -> None:
+        self._drop(reservations, rid=rid)
+
+    def authorise(self, service_id: str, network_id: str, initiator: Initiator, at: float) -> None:
+        key = {"service_id": service_id, "network_id": network_id, "project_id": initiator.project_id}
+        self._put(authorisations, key, {"initiator": initiator.model_dump_json(), "at": at})
+
+    def authorised(self, service_id: str, network_id: str, project_id: str) -> bool:
+        table = authorisations
+        this = (
+            table.c.service_id == service_id,
+            table.c.network_id == network_id,
+            table.c.project_id == project_id,
+        )
+        return self._db.execute(sa.select(table.c.at).where(*this)).first() is not None

@@ -1,0 +1,223 @@
+"""Services with their search tables, the members as the master knows them, and connections."""
+
+from collections.abc import Iterable
+from enum import StrEnum
+
+import sqlalchemy as sa
+
+from diminet.engine.ports import MemberRow, ServiceRow
+from diminet.model import Connection, Document, Pair, ProvisioningStatus
+from diminet.store.rows import Rows
+from diminet.store.tables import (
+    block_requests,
+    blocks,
+    connections,
+    grants,
+    identifiers,
+    intents,
+    member_states,
+    outbox,
+    reservations,
+    service_members,
+    service_resources,
+    service_tags,
+    services,
+)
+
+HANGING_ON_A_SERVICE = (
+    member_states,
+    connections,
+    reservations,
+    blocks,
+    grants,
+    block_requests,
+    intents,
+    identifiers,
+)
+
+
+class Stage(StrEnum):
+    """How far a service's life is; derived, to be searched."""
+
+    LIVE = "live"
+    BURIED = "buried"  # a tombstone with something of it still here
+    SETTLED = "settled"  # a tombstone with nothing left here
+
+    @classmethod
+    def of(cls, row: ServiceRow) -> "Stage":
+        if not row.document.tombstone:
+            return cls.LIVE
+        return cls.SETTLED if row.settled else cls.BURIED
+
+
+class Services(Rows):
+    def service(self, service_id: str) -> ServiceRow | None:
+        body = self._db.execute(_BODY_OF_SERVICE, {"service_id": service_id}).scalar()
+        return None if body is None else parse(body)
+
+    def save_service(self, row: ServiceRow, *, expect: Pair | None) -> bool:
+        document = row.document
+        held = self.service(document.service_id)
+        if expect is None:
+            if held is not None:
+                return False
+            self._db.execute(services.insert(), {"id": document.service_id, **_columns(row)})
+            self._index(document, None)
+            return True
+        if held is None or not _may_replace(held.document, document, expect):
+            return False
+        # The condition once more, in the statement: right even if the read above were stale.
+        done = self._db.execute(_REPLACE_SERVICE, {**_columns(row), **_condition(document, expect)})
+        if done.rowcount == 0:
+            return False
+        self._index(document, held.document)
+        return True
+
+    def delete_service(self, service_id: str) -> None:
+        """An abort or a tombstone that is still owed to a peer stays in the outbox: it needs no
+        document."""
+        self._drop(services, id=service_id)
+        for table in HANGING_ON_A_SERVICE:
+            self._drop(table, service_id=service_id)
+        self._drop(outbox, service_id=service_id, kind="document")
+
+    def live_services(self) -> list[ServiceRow]:
+        wanted = services.c.stage.in_([Stage.LIVE, Stage.BURIED])
+        return [parse(body) for body in self._bodies(sa.select(services.c.body).where(wanted))]
+
+    def services_of_network(self, site: str, network_id: str) -> list[ServiceRow]:
+        found = self._bodies(
+            sa.select(services.c.body)
+            .join(service_resources, service_resources.c.service_id == services.c.id)
+            .where(service_resources.c.site == site, service_resources.c.resource_id == network_id)
+            .where(services.c.stage == Stage.LIVE)
+            .order_by(services.c.id)
+        )
+        return [parse(body) for body in found]
+
+    def services_shared_with(self, site: str) -> list[ServiceRow]:
+        concerned = sa.union(
+            sa.select(service_members.c.service_id).where(service_members.c.site == site),
+            sa.select(member_states.c.service_id).where(member_states.c.site == site),
+        ).subquery()
+        found = self._bodies(
+            sa.select(services.c.body)
+            .join(concerned, concerned.c.service_id == services.c.id)
+            .order_by(services.c.id)
+        )
+        return [parse(body) for body in found]
+
+    def count_services(self, project_id: str) -> int:
+        """Those that stand: neither deleted nor revoked."""
+        return self._db.execute(
+            sa.select(sa.func.count())
+            .select_from(services)
+            .where(services.c.project_id == project_id, services.c.stage == Stage.LIVE)
+            .where(services.c.status != ProvisioningStatus.REVOKED)
+        ).scalar_one()
+
+    # -- what hangs on them --
+
+    def members(self, service_id: str) -> list[MemberRow]:
+        table = member_states
+        rows = sa.select(table.c.body).where(table.c.service_id == service_id).order_by(table.c.site)
+        return [MemberRow.model_validate_json(body) for body in self._bodies(rows)]
+
+    def save_member(self, row: MemberRow) -> None:
+        key = {"service_id": row.service_id, "site": row.site}
+        self._put(member_states, key, {"clean": row.clean, "body": row.model_dump_json()})
+
+    def connections(self, service_id: str) -> list[Connection]:
+        table = connections
+        rows = sa.select(table.c.body).where(table.c.service_id == service_id).order_by(table.c.resource_id)
+        return [Connection.model_validate_json(body) for body in self._bodies(rows)]
+
+    def save_connection(self, row: Connection) -> None:
+        key = {"service_id": row.service_id, "resource_id": row.resource_id}
+        self._put(connections, key, {"body": row.model_dump_json()})
+
+    def delete_connection(self, service_id: str, resource_id: str) -> None:
+        self._drop(connections, service_id=service_id, resource_id=resource_id)
+
+    # -- the search tables --
+
+    def _index(self, new: Document, old: Document | None) -> None:
+        """Only what has changed: most writes change a status, not who takes part."""
+        for table, keys in (
+            (service_resources, _resource_keys),
+            (service_members, _member_keys),
+            (service_tags, _tag_keys),
+        ):
+            before = keys(old) if old is not None else set()
+            after = keys(new)
+            if before - after:
+                self._drop(table, service_id=new.service_id)
+                before = set()
+            self._add(table, new.service_id, after - before)
+
+    def _add(self, table: sa.Table, service_id: str, keys: Iterable[tuple[str, ...]]) -> None:
+        rows = [dict(zip(table.c.keys(), (service_id, *key), strict=True)) for key in sorted(keys)]
+        if rows:
+            self._db.execute(table.insert(), rows)
+
+
+def parse(body: str) -> ServiceRow:
+    return ServiceRow.model_validate_json(body)
+
+
+def _may_replace(held: Document, new: Document, expect: Pair) -> bool:
+    return held.pair == expect and (new.tombstone or not held.tombstone)
+
+
+def _resource_keys(document: Document) -> set[tuple[str, ...]]:
+    return {(resource.site, resource.resource_id) for resource in document.resources}
+
+
+def _member_keys(document: Document) -> set[tuple[str, ...]]:
+    return {(member.site,) for member in document.members}
+
+
+def _tag_keys(document: Document) -> set[tuple[str, ...]]:
+    return {(tag,) for tag in document.tags}
+
+
+def _columns(row: ServiceRow) -> dict[str, object]:
+    document = row.document
+    return {
+        "epoch_n": document.epoch.n,
+        "epoch_site": document.epoch.site,
+        "revision": document.revision,
+        "type": document.type,
+        "project_id": document.project_id,
+        "name": document.name,
+        "status": row.status.value,
+        "stage": Stage.of(row).value,
+        "created_at": document.created_at,
+        "updated_at": document.updated_at,
+        "changed_at": row.updated_at,
+        "body": row.model_dump_json(),
+    }
+
+
+def _condition(document: Document, expect: Pair) -> dict[str, object]:
+    return {
+        "held_id": document.service_id,
+        "held_n": expect.epoch.n,
+        "held_site": expect.epoch.site,
+        "held_revision": expect.revision,
+        "for_good": document.tombstone,
+    }
+
+
+_BODY_OF_SERVICE = sa.select(services.c.body).where(services.c.id == sa.bindparam("service_id"))
+_REPLACE_SERVICE = (
+    services.update()
+    .where(
+        services.c.id == sa.bindparam("held_id"),
+        services.c.epoch_n == sa.bindparam("held_n"),
+        services.c.epoch_site == sa.bindparam("held_site"),
+        services.c.revision == sa.bindparam("held_revision"),
+        sa.or_(services.c.stage == Stage.LIVE, sa.bindparam("for_good", type_=sa.Boolean)),
+    )
+    .values({column: sa.bindparam(column.name) for column in services.c if column.name != "id"})
+)

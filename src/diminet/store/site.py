@@ -1,0 +1,69 @@
+"""What concerns this site as a whole: its identifiers, the peers it has met, leases, the database."""
+
+import sqlalchemy as sa
+
+from diminet.engine.ports import Meta, PeerRow
+from diminet.store.rows import Rows
+from diminet.store.tables import identifiers, leases, meta, peers
+
+
+class SiteWide(Rows):
+    def take_identifier(self, service_id: str, low: int, high: int) -> int | None:
+        """The same again for a service that has one."""
+        number = self._number_of(service_id)
+        if number is not None:
+            return number
+        number = self._lowest_free(low, high)
+        if number is not None:
+            self._db.execute(identifiers.insert(), {"number": number, "service_id": service_id})
+        return number
+
+    def release_identifier(self, service_id: str) -> None:
+        self._drop(identifiers, service_id=service_id)
+
+    def _number_of(self, service_id: str) -> int | None:
+        mine = sa.select(identifiers.c.number).where(identifiers.c.service_id == service_id)
+        return self._db.execute(mine).scalar()
+
+    def _lowest_free(self, low: int, high: int) -> int | None:
+        at_low = sa.select(identifiers.c.number).where(identifiers.c.number == low)
+        if low <= high and self._db.execute(at_low).first() is None:
+            return low
+        following = identifiers.alias("following")
+        gap = (
+            sa.select(identifiers.c.number + 1)
+            .where(identifiers.c.number >= low, identifiers.c.number < high)
+            .where(~sa.exists().where(following.c.number == identifiers.c.number + 1).correlate(identifiers))
+            .order_by(identifiers.c.number)
+            .limit(1)
+        )
+        return self._db.execute(gap).scalar()
+
+    # -- peers --
+
+    def peer(self, site: str) -> PeerRow | None:
+        body = self._db.execute(sa.select(peers.c.body).where(peers.c.site == site)).scalar()
+        return None if body is None else PeerRow.model_validate_json(body)
+
+    def peers(self) -> list[PeerRow]:
+        rows = self._bodies(sa.select(peers.c.body).order_by(peers.c.site))
+        return [PeerRow.model_validate_json(body) for body in rows]
+
+    def save_peer(self, row: PeerRow) -> None:
+        self._put(peers, {"site": row.site}, {"body": row.model_dump_json()})
+
+    # -- leases and the database itself --
+
+    def lease(self, name: str, holder: str, now: float, seconds: float) -> bool:
+        held = self._db.execute(sa.select(leases).where(leases.c.name == name)).first()
+        if held is not None and held.holder != holder and held.expires_at > now:
+            return False
+        self._put(leases, {"name": name}, {"holder": holder, "expires_at": now + seconds})
+        return True
+
+    def meta(self) -> Meta:
+        row = self._db.execute(sa.select(meta.c.database_id, meta.c.incarnation, meta.c.writes)).one()
+        return Meta(database_id=row.database_id, incarnation=row.incarnation, writes=row.writes)
+
+
+COUNT_WRITE = meta.update().values(writes=meta.c.writes + 1)
