@@ -60,9 +60,9 @@ async def hello(world, credentials=None):
 @pytest.mark.parametrize(
     ("ca", "when", "says"),
     [
-        ("other", NOW, "does not trust the CA|does not accept this site's certificate|hung up"),
-        ("ca", LONG_AGO, "certificate has expired|hung up"),
-        ("ca", IN_A_WEEK, "not valid yet|hung up"),
+        ("other", NOW, "does not trust the CA of this site's certificate"),
+        ("ca", LONG_AGO, "it says that this site's certificate has expired"),
+        ("ca", IN_A_WEEK, "does not accept this site's certificate .not valid yet"),
     ],
 )
 def test_bad_client_certificates_do_not_get_in(world, ca, when, says):
@@ -79,11 +79,22 @@ def test_no_client_certificate(world):
         trust = ssl.create_default_context(cafile=str(world.files("A").ca))
         async with world.serving() as listener, aiohttp.ClientSession() as session:
             # TLS 1.3: the refusal comes after the handshake, at the first read.
-            with pytest.raises(aiohttp.ClientError):
+            with pytest.raises(aiohttp.ClientError, match="CERTIFICATE_REQUIRED"):
                 await session.get(f"https://127.0.0.1:{listener.port}/", ssl=trust)
 
     run(go())
     assert world.received == []
+
+
+def test_an_old_tls_version_is_refused(world):
+    async def go():
+        old = unchecked(world.files("B"), "B").client("A")
+        old.maximum_version = ssl.TLSVersion.TLSv1_2
+        async with world.serving() as listener:
+            with pytest.raises(ssl.SSLError, match="PROTOCOL_VERSION"):
+                await asyncio.open_connection("127.0.0.1", listener.port, ssl=old)
+
+    run(go())
 
 
 def test_plain_http_gets_nothing(world):
@@ -222,7 +233,7 @@ def test_revocation_ends_kept_connections_and_shuts_out_new_ones(world):
                 await peers.at("A").hello(context())  # on the kept connection
             async with world.peers() as again:
                 for _ in range(2):  # new handshakes: 403, or refused by TLS itself
-                    with pytest.raises((SiteUnreachable, NotAuthorised), match=r"revoked|hung up"):
+                    with pytest.raises((SiteUnreachable, NotAuthorised), match="revoked"):
                         await again.at("A").hello(context())
 
     run(go())

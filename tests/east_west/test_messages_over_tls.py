@@ -122,6 +122,20 @@ def test_fields_of_a_newer_minor_are_kept(world):
     assert put.document.members[0].model_extra == {"weight": 7}
 
 
+def test_a_newer_minors_field_in_a_block_is_no_reason_to_refuse(world):
+    block = Block(cidr="10.0.0.0/24", index=0, owner="B", version=1, giver="B")
+    later = DocumentPut(document=document(), blocks=(block,)).model_dump(mode="json")
+    later["blocks"][0]["colour"] = "red"
+    put = DocumentPut.model_validate(later, extra="allow")
+
+    async def go():
+        async with world.serving(), world.peers() as peers:
+            await peers.at("A").put(context(), SERVICE, put)
+
+    run(go())
+    assert world.horizontal.calls[0][3].blocks == (block,)
+
+
 @pytest.mark.parametrize("code", sorted(errors.BY_CODE))
 def test_errors_cross_with_their_code(world, code):
     world.horizontal.error = errors.BY_CODE[code]("because", retry_after=3.0, ticket=(1, 2, 3))

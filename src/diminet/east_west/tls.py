@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
@@ -22,6 +23,11 @@ from diminet.errors import BadSurroundings
 from diminet.watched import DEFAULT_RECHECK_S, Watched, read_bytes
 
 DAY_S = 86_400.0
+COMPLAINT_INTERVAL_S = 60.0
+# Besides a bad certificate; who speaks no TLS at all would not understand an alert.
+TOLD_TO_PEERS = ("PEER_DID_NOT_RETURN_A_CERTIFICATE", "UNSUPPORTED_PROTOCOL")
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,8 @@ class Credentials:
         self._watched = Watched("certificates", files.paths, self._load, recheck_s=recheck_s)
         self._live = _server_context(files)
         self._live.sni_callback = self._hand_over
+        self._live.sslobject_class = _telling(self._refused)
+        self._complained_at: dict[str, float] = {}
 
     def server(self) -> ssl.SSLContext:
         """For a listening socket, once: every new handshake goes on with the newest files."""
@@ -117,6 +125,13 @@ class Credentials:
         newest = self._watched.get().server
         handshake.context = newest
         self._live.verify_flags = newest.verify_flags
+
+    def _refused(self, reason: str) -> None:
+        """Anyone can fail a handshake as often as he likes: one line per reason and minute."""
+        now = self._now()
+        if now - self._complained_at.get(reason, 0.0) >= COMPLAINT_INTERVAL_S:
+            self._complained_at[reason] = now
+            log.warning("a peer's TLS handshake failed", why=reason, site=self._site_name)
 
 
 def days_left(cert: Path, *, now: float | None = None) -> float:
@@ -208,6 +223,31 @@ def _bound_to(site: str) -> type[ssl.SSLObject]:
                 raise WrongSite(site, found)
 
     return BoundToSite
+
+
+def _telling(refused: Callable[[str], None]) -> type[ssl.SSLObject]:
+    class Telling(ssl.SSLObject):
+        """Lets the peer know why it is refused. The event loop would drop the connection with OpenSSL's
+        alert still unsent; "want read" makes it send that first. The peer then hangs up, or the loop's
+        handshake time-out does."""
+
+        _told = False
+
+        def do_handshake(self) -> None:
+            try:
+                super().do_handshake()
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                raise
+            except ssl.SSLError as exc:
+                if self._told:
+                    raise
+                self._told = True
+                refused(getattr(exc, "verify_message", None) or exc.reason or "no TLS")
+                if isinstance(exc, ssl.SSLCertVerificationError) or exc.reason in TOLD_TO_PEERS:
+                    raise ssl.SSLWantReadError from exc
+                raise
+
+    return Telling
 
 
 def _certificates(path: Path, what: str) -> list[x509.Certificate]:
