@@ -13,7 +13,9 @@ from sqlalchemy.pool import NullPool, StaticPool
 
 from diminet.errors import BadSurroundings, StorageUnavailable
 
+WAL_PAGES = 4000  # of 4 KiB each; a checkpoint follows. A page written often is then copied once
 WAL_KEPT_BYTES = 16 * 1024 * 1024  # what a checkpoint leaves of a write-ahead log that has grown
+PATIENCE_STEP_S = 0.1
 RETRY_AFTER_S = 1.0
 
 
@@ -63,6 +65,7 @@ def make_engine(url: str, *, storage_timeout_s: float, foreign_keys: bool = True
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute(f"PRAGMA foreign_keys={'ON' if foreign_keys else 'OFF'}")
+        connection.execute(f"PRAGMA wal_autocheckpoint={WAL_PAGES}")
         connection.execute(f"PRAGMA journal_size_limit={WAL_KEPT_BYTES}")
         connection.execute("PRAGMA temp_store=MEMORY")
 
@@ -70,23 +73,31 @@ def make_engine(url: str, *, storage_timeout_s: float, foreign_keys: bool = True
         # IMMEDIATE: what a transaction has read is still so when it writes; a deferred one could
         # fail half-way with SQLITE_BUSY_SNAPSHOT.
         reading = connection.get_execution_options().get("reading", False)
-        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+        _raw(connection).execute("BEGIN" if reading else "BEGIN IMMEDIATE")
 
     sa.event.listen(engine, "connect", _connected)
     sa.event.listen(engine, "begin", _begin)
     return engine
 
 
+def _raw(connection: sa.Connection) -> sqlite3.Connection:
+    """The driver's own connection, for what is no part of SQLAlchemy's transactions."""
+    raw = connection.connection.dbapi_connection
+    assert isinstance(raw, sqlite3.Connection)
+    return raw
+
+
 def set_patience(connection: sa.Connection, *, seconds: float, reading: bool) -> None:
-    """How long to wait for a lock, and whether writing is a mistake; outside a transaction. The wait
-    of database servers is their own setting."""
-    if connection.dialect.name == "sqlite":
-        raw = connection.connection.dbapi_connection
-        assert raw is not None
-        cursor = raw.cursor()
-        cursor.execute(f"PRAGMA busy_timeout={max(1, int(seconds * 1000))}")
-        cursor.execute(f"PRAGMA query_only={'ON' if reading else 'OFF'}")
-        cursor.close()
+    """How long to wait for a lock (in steps of `PATIENCE_STEP_S`), and whether writing is a mistake;
+    outside a transaction. The wait of database servers is their own setting."""
+    if connection.dialect.name != "sqlite":
+        return
+    wanted = (max(1, round(seconds / PATIENCE_STEP_S)), reading)
+    if connection.info.get("patience") != wanted:
+        raw = _raw(connection)
+        raw.execute(f"PRAGMA busy_timeout={int(wanted[0] * PATIENCE_STEP_S * 1000)}")
+        raw.execute(f"PRAGMA query_only={'ON' if reading else 'OFF'}")
+        connection.info["patience"] = wanted
 
 
 # -- failures --------------------------------------------------------------------------------------

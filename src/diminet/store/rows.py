@@ -1,6 +1,7 @@
 """What the parts of a transaction share: its connection, and writing a row whether it is there or not."""
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -15,13 +16,36 @@ class Rows:
     def _put(self, table: sa.Table, key: Mapping[str, Any], values: Mapping[str, Any]) -> None:
         """Update the row of that primary key, else insert it. Portable where upserts are not; safe, as
         every writing transaction holds the writers' lock from its start."""
-        change = table.update().where(*(table.c[name] == value for name, value in key.items()))
-        if self._db.execute(change.values(**values)).rowcount == 0:
-            self._db.execute(table.insert().values(**key, **values))
+        named = {f"key_{name}": value for name, value in key.items()}
+        change = _update(table, tuple(key), tuple(values))
+        if self._db.execute(change, {**named, **values}).rowcount == 0:
+            self._db.execute(_insert(table), {**key, **values})
 
     def _drop(self, table: sa.Table, **key: Any) -> None:
         """Delete all rows that have these values."""
-        self._db.execute(table.delete().where(*(table.c[name] == value for name, value in key.items())))
+        self._db.execute(_delete(table, tuple(key)), {f"key_{name}": value for name, value in key.items()})
 
-    def _bodies(self, statement: "sa.Select[tuple[str]]") -> list[str]:
-        return [body for (body,) in self._db.execute(statement)]
+    def _bodies(self, statement: "sa.Select[str]") -> list[str]:
+        return list(self._db.execute(statement).scalars())
+
+
+# Building a statement takes longer than running it: each is built once.
+
+
+@cache
+def _update(table: sa.Table, key: tuple[str, ...], values: tuple[str, ...]) -> sa.Update:
+    return table.update().where(*_these(table, key)).values({name: sa.bindparam(name) for name in values})
+
+
+@cache
+def _insert(table: sa.Table) -> sa.Insert:
+    return table.insert().inline()
+
+
+@cache
+def _delete(table: sa.Table, key: tuple[str, ...]) -> sa.Delete:
+    return table.delete().where(*_these(table, key))
+
+
+def _these(table: sa.Table, key: tuple[str, ...]) -> list[sa.ColumnElement[bool]]:
+    return [table.c[name] == sa.bindparam(f"key_{name}") for name in key]

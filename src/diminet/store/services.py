@@ -74,8 +74,8 @@ class Services(Rows):
         return True
 
     def delete_service(self, service_id: str) -> None:
-        """An abort or a tombstone that is still owed to a peer stays in the outbox: it needs no
-        document."""
+        """What is still owed to a peer and needs no document (an abort, a tombstone, a wish) stays in
+        the outbox."""
         self._drop(services, id=service_id)
         for table in HANGING_ON_A_SERVICE:
             self._drop(table, service_id=service_id)

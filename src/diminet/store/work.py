@@ -43,6 +43,8 @@ class Work(Rows):
             rows = rows.where(outbox.c.peer == peer)
         if service_id is not None:
             rows = rows.where(outbox.c.service_id == service_id)
+        if service_id is not None:
+            rows = rows.where(outbox.c.service_id == service_id)
         return [OutboxRow.model_validate_json(body) for body in self._bodies(rows)]
 
     def post(self, row: OutboxRow) -> None:
