@@ -56,10 +56,10 @@ class Deal:
         return users
 
     def _free(self, users: Mapping[int, Mapping[str, Addresses]]) -> dict[int, int]:
-        """Block number -> addresses that are free in it; blocks without a usable address left out."""
+        """Block number -> addresses that are free in it; those that nobody could ever use left out."""
         free: dict[int, int] = {}
         for index in range(self.cut.count):
-            usable = self.cut.usable(index)
+            usable = without(self.cut.usable(index), self.excluded)
             if usable:
                 taken = self.excluded.union(*users.get(index, {}).values())
                 free[index] = count_of(without(usable, taken))

@@ -61,18 +61,21 @@ class L2:
 
     def check(self, entries: Sequence[Entry], params: Mapping[str, Any], receiver: str) -> dict[str, Any]:
         check_entries(entries, receiver)
-        sites = [entry.site for entry in entries]
-        twice = {site for site in sites if sites.count(site) > 1}
-        if twice:
-            raise InvalidRequest(
-                f"an l2 service has one network of a site, but {named(twice)} is named more than once"
-            )
+        self.check_change(entries)
         if not any(entry.resource_id for entry in entries):
             raise InvalidRequest(
                 f"one entry must name an existing network, whose CIDR is then used at all sites: give the "
                 f"resource_id of one of site {receiver}"
             )
         return _checked_params(params)
+
+    def check_change(self, entries: Sequence[Entry]) -> None:
+        sites = [entry.site for entry in entries]
+        twice = {site for site in sites if sites.count(site) > 1}
+        if twice:
+            raise InvalidRequest(
+                f"an l2 service has one network of a site, but {named(twice)} is named more than once"
+            )
 
     # -- what the sites are asked --------------------------------------------------------------------
 
@@ -140,6 +143,7 @@ class L2:
     # -- deciding ------------------------------------------------------------------------------------
 
     def decide(self, draft: Draft) -> Decision:
+        self.check_change(draft.entries)
         return l2_create.decide(draft) if draft.before is None else l2_join.decide(draft, draft.before)
 
     def recheck(self, document: Document, site: str, committed: Sequence[Document]) -> None:

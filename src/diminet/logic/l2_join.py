@@ -37,7 +37,7 @@ def decide(draft: Draft, before: Document) -> Decision:
     subnets: dict[str, list[Subnet]] = {site: [] for site in joining}
     gives: list[Block] = []
     for subnet in lead.subnets:
-        spare = [b for b in draft.spare if b.cidr == subnet.cidr and b.owner == draft.master]
+        spare = _spare(draft, before, subnet)
         for position, (site, facts) in enumerate(joining.items()):
             joiner = _Joiner(draft, before, subnet, site, facts)
             given = joiner.share(spare, waiting=len(joining) - position)
@@ -56,6 +56,23 @@ def decide(draft: Draft, before: Document) -> Decision:
     }
     resources = tuple((kept.get(e.site) or made[e.site]).model_copy(update={"mtu": mtu}) for e in entries)
     return Decision(resources=resources, params=before.params, gives=tuple(gives))
+
+
+def _spare(draft: Draft, before: Document, subnet: Subnet) -> list[Block]:
+    """The master's blocks that it can part with. None with an address in use is ever spare; they are
+    looked for all the same, since a mistake here would double an address."""
+    assert subnet.block_prefix is not None  # `recheck` lets no other document in
+    size = addressing.cut(subnet.cidr, subnet.block_prefix).size
+    own = draft.reservations.get(draft.master)
+    used = [port.ip for facts in (own.resources if own else ()) for port in facts.ports]
+    used += [s.gateway_ip for r in before.resources_of(draft.master) for s in r.subnets if s.gateway_ip]
+    return [
+        block
+        for block in draft.spare
+        if block.cidr == subnet.cidr
+        and block.owner == draft.master
+        and not block_logic.in_use(block, size, used)
+    ]
 
 
 def _live_entries(draft: Draft) -> list[Entry]:

@@ -35,13 +35,16 @@ class L3:
         check_entries(entries, receiver)
         if params:
             raise InvalidRequest(f"an l3 service has no params, but {named(params)} was given")
+        self.check_change(entries)
+        return {}
+
+    def check_change(self, entries: Sequence[Entry]) -> None:
         without = [entry.site for entry in entries if not entry.resource_id]
         if without:
             raise InvalidRequest(
                 f"an l3 service joins existing networks: give the resource_id of one of {named(without)}",
                 sites=without,
             )
-        return {}
 
     def wanted(
         self, own: Sequence[NetworkFacts], params: Mapping[str, Any], before: Document | None
@@ -65,6 +68,7 @@ class L3:
             )
 
     def decide(self, draft: Draft) -> Decision:
+        self.check_change(draft.entries)
         before = {(r.site, r.resource_id): r for r in draft.before.resources} if draft.before else {}
         live = {member.site for member in draft.members if not member.deferred}
         entries = [entry for entry in draft.entries if entry.site in live]

@@ -5,7 +5,7 @@ Two CIDRs are either disjoint or one holds the other, so the overlap is the smal
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from diminet.errors import CidrOverlap
 from diminet.logic.addressing import network, span_of
@@ -41,7 +41,7 @@ class Overlap(NamedTuple):
 
 
 class _Placed(NamedTuple):
-    version: Literal[4, 6]
+    version: int
     first: int
     last: int
     part: Part
@@ -75,7 +75,7 @@ class Disjoint:
     def overlap(self, part: Part) -> Overlap | None:
         """With a part of another network than `part` itself."""
         first, last = span_of(part.cidr)
-        version = network(part.cidr).version
+        version: int = network(part.cidr).version
         low = bisect_left(self._ends, (version, first))
         high = bisect_right(self._placed, (version, last), key=_start)
         for placed in self._placed[low:high]:

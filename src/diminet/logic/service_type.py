@@ -67,6 +67,9 @@ class ServiceType(Protocol):
     def check(self, entries: Sequence[Entry], params: Mapping[str, Any], receiver: str) -> dict[str, Any]:
         """The params, complete and normalised. Raises InvalidRequest."""
 
+    def check_change(self, entries: Sequence[Entry]) -> None:
+        """The whole list as a change wants it, before any site is asked. Raises InvalidRequest."""
+
     def wanted(
         self,
         own: Sequence[NetworkFacts],
