@@ -24,7 +24,7 @@ GATEWAY_END = ("169.254.0.2", "fe80::2")
 # shared gateway says (each site has its own).
 _SITE_FILTER = f"""
 table bridge diminet
-delete table bridge diminet
+flush table bridge diminet
 table bridge diminet {{
   chain tunnel {{
     ether saddr {names.ANYCAST_MAC} drop
