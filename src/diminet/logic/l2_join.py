@@ -38,9 +38,10 @@ def decide(draft: Draft, before: Document) -> Decision:
     gives: list[Block] = []
     for subnet in lead.subnets:
         spare = _spare(draft, before, subnet)
-        for position, (site, facts) in enumerate(joining.items()):
+        most = len(spare) // (2 * max(1, len(joining)))
+        for site, facts in joining.items():
             joiner = _Joiner(draft, before, subnet, site, facts)
-            given = joiner.share(spare, waiting=len(joining) - position)
+            given = joiner.share(spare, most)
             spare = [b for b in spare if b not in given]
             gives += [block_logic.next_version(b, site, draft.master) for b in given]
             subnets[site].append(joiner.subnet(given))
@@ -110,20 +111,21 @@ class _Joiner:
         self.kind = before.params.get("gateway", "local")
         every = [b for b in draft.blocks if b.cidr == subnet.cidr]
         live = sum(1 for member in draft.members if not member.deferred)
-        self.owned = [b for b in every if b.owner == site]
-        self.fair = block_logic.fair_share(every, live)
+        owned = sum(1 for b in every if b.owner == site)  # from an earlier time, if it left unseen
+        self.lacking = block_logic.fair_share(every, live) - owned
         self.used = own_addresses(facts, draft.reservations[site], subnet.cidr, keep_gateway=False)
 
-    def share(self, spare: Sequence[Block], waiting: int) -> tuple[Block, ...]:
-        """Of the master's spare blocks: a fair share, but at most half of them for all joiners that
-        are still `waiting`, unless less is of no use. Raises PoolExhausted, ResourceNotClean."""
+    def share(self, spare: Sequence[Block], most: int) -> tuple[Block, ...]:
+        """Of the master's spare blocks: what it lacks of a fair share, but no more than `most`, unless
+        less is of no use. Its gateway and what is in use there have to lie in these: a block that it
+        is thought to own from an earlier time may have been given away without the master's hearing
+        of it yet. Raises PoolExhausted, ResourceNotClean."""
         given = [b for b in spare if b.index in self._indices_in_use()]
         self._require_own(given)
         rest = [b for b in spare if b not in given]
         rest.sort(key=lambda b: (len(b.exclusions), -b.index))
-        count = min(self.fair - len(self.owned), max(1, len(spare) // (2 * waiting)))
         for block in rest:
-            if len(given) >= count and self._room(given) >= self._need():
+            if len(given) >= min(self.lacking, most) and self._room(given) >= self._need():
                 break
             given.append(block)
         if self._room(given) < self._need():
@@ -137,7 +139,7 @@ class _Joiner:
     def subnet(self, given: Sequence[Block]) -> Subnet:
         gateway = self.template.gateway_ip if self.kind == "shared" else None
         if self.kind == "local":
-            address = first_free([*self.owned, *given], self.cut.size, self.used)
+            address = first_free(given, self.cut.size, self.used)
             gateway = None if address is None else addressing.text(address, self.cut.version)
         return self.template.model_copy(update={"gateway_ip": gateway})
 
@@ -146,14 +148,14 @@ class _Joiner:
 
     def _room(self, given: Sequence[Block]) -> int:
         used = [addressing.text(a, self.cut.version) for a in self.used]
-        return block_logic.room([*self.owned, *given], self.cut.size, used)
+        return block_logic.room(given, self.cut.size, used)
 
     def _indices_in_use(self) -> set[int]:
         return {self.cut.index_of(address) for address in self.used}
 
     def _require_own(self, given: Sequence[Block]) -> None:
-        """What is in use at the joiner (DHCP, a router) must lie in what it owns from now on."""
-        own = {b.index for b in (*self.owned, *given)}
+        """What is in use at the joiner (DHCP, a router) must lie in what it is given."""
+        own = {b.index for b in given}
         foreign = sorted(a for a in self.used if self.cut.index_of(a) not in own)
         if foreign and self.kind == "shared" and self.template.gateway_ip:
             foreign = [a for a in foreign if a != addressing.number(self.template.gateway_ip)]
