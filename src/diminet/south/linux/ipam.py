@@ -5,6 +5,7 @@ pools and of the addresses in use, never that of the number of addresses of the 
 no more than a /26.
 """
 
+import itertools
 from collections.abc import Collection, Iterable, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
@@ -60,7 +61,7 @@ def as_numbers(pools: Iterable[AddressRange]) -> list[Pool]:
 
 def overlapping(pools: Sequence[Pool]) -> bool:
     """Whether two of the pools share an address. pools: sorted."""
-    return any(left[1] >= right[0] for left, right in zip(pools, pools[1:], strict=False))
+    return any(left[1] >= right[0] for left, right in itertools.pairwise(pools))
 
 
 def contains(pools: Iterable[Pool], address: int) -> bool:

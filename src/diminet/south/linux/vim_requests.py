@@ -88,10 +88,8 @@ Mac = Annotated[str, AfterValidator(_mac)]
 Text = Annotated[str, Field(max_length=255)]
 Tag = Annotated[str, Field(min_length=1, max_length=60)]
 Tags = Annotated[tuple[Tag, ...], Field(max_length=MAX_LIST)]
-Mtu = Annotated[int, Field(ge=MTU_MIN, le=MTU_MAX, strict=True)]
-Pools = Annotated[
-    tuple[Annotated[AddressRange, BeforeValidator(_pool)], ...], Field(max_length=MAX_POOLS)
-]
+Mtu = Annotated[int, Field(ge=MTU_MIN, le=MTU_MAX)]
+Pools = Annotated[tuple[Annotated[AddressRange, BeforeValidator(_pool)], ...], Field(max_length=MAX_POOLS)]
 Ipv6Mode = Literal["slaac", "dhcpv6-stateful", "dhcpv6-stateless"]
 
 
@@ -209,3 +207,12 @@ def parse(kind: type[B], noun: str, body: Any) -> B:
             raise BadRequest("HTTPBadRequest", f"Unrecognized attribute(s) '{where}'.") from error
         reason = first["msg"].removeprefix("Value error, ")
         raise BadRequest("HTTPBadRequest", f"Invalid input for '{where}'. Reason: {reason}.") from error
+
+
+class _TagList(Body):
+    tags: Tags
+
+
+def parse_tags(body: Any) -> tuple[str, ...]:
+    """The tags of `{"tags": […]}`, each once. Raises BadRequest."""
+    return tuple(dict.fromkeys(parse(_TagList, "tags", {"tags": body}).tags))

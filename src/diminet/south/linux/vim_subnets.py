@@ -11,7 +11,8 @@ from diminet.model import AddressRange
 from diminet.south.linux import ipam
 from diminet.south.linux.vim_errors import BadRequest, InUse, Missing
 from diminet.south.linux.vim_requests import FixedIp, SubnetCreate
-from diminet.south.linux.vim_store import Address, NetworkRow, SubnetRow, VimTx
+from diminet.south.linux.vim_store import VimTx
+from diminet.south.linux.vim_tables import Address, NetworkRow, SubnetRow
 
 
 class PoolsDry(Exception):
@@ -225,3 +226,9 @@ def _check_host_address(subnet: SubnetRow, ip: str, mac: str) -> None:
 
 def _taken(network_id: str, ip: str) -> InUse:
     return InUse("IpAddressAlreadyAllocated", f"IP address {ip} is already in use on network {network_id}.")
+
+
+def mtu_too_small(mtu: int) -> BadRequest:
+    return BadRequest(
+        "InvalidInput", f"Invalid input for operation: MTU {mtu} is too small for IPv6, which needs 1280."
+    )
