@@ -255,6 +255,11 @@ class LinuxVim:
                 f"Subnet {after.cidr} is shared with other sites by an inter-site service, which sets its "
                 "gateway and allocation pools; change or delete that service first.",
             )
+        if after.gateway_ip is None and tx.links(network_id=after.network_id):
+            raise InUse(
+                "SubnetInUse",
+                f"Subnet {after.cidr} is routed by an inter-site service through its gateway: keep one.",
+            )
         rules.check_gateway(after.cidr, after.gateway_ip)
         rules.check_pools(after.cidr, after.pools)
         rules.check_gateway_apart(after.gateway_ip, after.pools)

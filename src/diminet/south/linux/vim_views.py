@@ -1,7 +1,8 @@
 """Rows of the networking service as Neutron shows them, and its lists: filters, fields, pages."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -145,9 +146,12 @@ def _sorted(views: list[View], query: QueryParams, known: frozenset[str]) -> lis
     for key, direction in reversed(list(zip(keys, directions or ["asc"] * len(keys), strict=True))):
         if key not in known or direction not in ("asc", "desc"):
             raise BadRequest("HTTPBadRequest", f"[{key!r}] with {direction!r} is no way to sort.")
-        by: Callable[[View], str] = lambda view, key=key: str(view[key])  # noqa: E731
-        views = sorted(views, key=by, reverse=direction == "desc")
+        views = sorted(views, key=partial(_sort_value, key), reverse=direction == "desc")
     return views[::-1] if query.get("page_reverse", "").lower() == "true" else views
+
+
+def _sort_value(key: str, view: View) -> str:
+    return str(view[key])
 
 
 def _limit(query: QueryParams) -> int:
