@@ -236,6 +236,8 @@ class _Remote:
             await asyncio.sleep(0)
             try:
                 answer = await getattr(self.wire.engines[self.site], kind)(told, *copies)
+            except Crash:
+                raise away from None
             except DiminetError as error:
                 raise from_dict(error.as_dict(), sites=[self.site]) from None
             if frozenset((self.me, self.site)) in self.wire.cuts:
@@ -277,6 +279,54 @@ class Trust:
             raise NotAuthorised("not vouched for")
 
 
+class Crash(BaseException):
+    """The instance is gone at once, as by kill -9."""
+
+
+class Life:
+    """Counts an instance's steps (durable writes, calls of the VIM, messages); ends it at one of them.
+
+    at: number of the step, None: lives on. after: the step takes effect, its answer is lost."""
+
+    def __init__(self, at: int | None = None, *, after: bool = False) -> None:
+        self.at, self.after = at, after
+        self.steps = 0
+        self.alive = True
+
+    async def step(self, call: Any, *arguments: Any, **more: Any) -> Any:
+        if not self.alive:
+            raise Crash
+        self.steps += 1
+        if self.at is not None and self.steps >= self.at:
+            self.alive = False
+            if self.after:
+                await call(*arguments, **more)
+            raise Crash
+        result = await call(*arguments, **more)
+        if not self.alive:
+            raise Crash
+        return result
+
+
+class Mortal:
+    """A port of an instance that ends with it."""
+
+    def __init__(self, inner: Any, life: Life) -> None:
+        self.inner, self.life = inner, life
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self.inner, name)
+        if name == "at":
+            return lambda site: Mortal(method(site), self.life)
+        if not callable(method):
+            return method
+
+        async def call(*arguments: Any, **more: Any) -> Any:
+            return await self.life.step(method, *arguments, **more)
+
+        return call
+
+
 class Quiet:
     def create_step(self, step: str, seconds: float) -> None:
         return
@@ -295,13 +345,14 @@ class Cloud:
             self.stores[name] = SqlStore(url, threaded=False)
             self.start(name, i + 1)
 
-    def start(self, name: str, number: int) -> None:
+    def start(self, name: str, number: int, life: Life | None = None) -> None:
+        life = life or Life()
         here = Instance(
             name=name,
             number=number,
-            store=self.stores[name],
-            peers=Link(self.wire, name),
-            south=self.vims[name],
+            store=Mortal(self.stores[name], life),
+            peers=Mortal(Link(self.wire, name), life),
+            south=Mortal(self.vims[name], life),
             directory=self.names,
             identity=Trust(),
             clock=SystemClock(),
@@ -316,6 +367,13 @@ class Cloud:
 
     def __getitem__(self, name: str) -> Engine:
         return self.wire.engines[name]
+
+    async def restart(self, name: str, life: Life | None = None) -> None:
+        """Kill the instance and start it again on its database and VIM."""
+        old = self.wire.engines.pop(name, None)
+        if old is not None:
+            await old.stop()
+        self.start(name, next(s.number for s in self.names.all if s.name == name), life)
 
     async def run(self) -> None:
         """Start the background loops of all sites."""

@@ -274,23 +274,26 @@ class Coordinator:
             self.running.discard(service_id)
 
     async def spread(self, ctx: Context, service_id: str) -> None:
-        """Send the committed document to all and make our own part; conclude or take back."""
+        """Send the committed document to all and make our own part; conclude or take back.
+
+        Sites that leave are told last: what they give up cannot be taken back."""
         here = self.here
         row = await here.store.read(lambda tx: tx.service(service_id))
         if row is None or row.document.tombstone:
             raise ServiceNotFound(f"service {service_id} was deleted meanwhile")
         document, clock = row.document, here.clock.now()
-        before = await here.store.read(lambda tx: tx.members(service_id))
-        leaving = [m.site for m in before if document.member(m.site) is None and not m.clean]
         sites = [m.site for m in document.members if not m.deferred]
-        answers = await asyncio.gather(*(self._tell(ctx, row, site) for site in [*sites, *leaving]))
-        errors = [a for a in answers[: len(sites)] if isinstance(a, DiminetError)]
+        answers = await asyncio.gather(*(self._tell(ctx, row, site) for site in sites))
+        errors = [a for a in answers if isinstance(a, DiminetError)]
         here.meter.create_step("spread", here.clock.now() - clock)
         revoke = document.on_unreachable == "revoke"
         bad = [e for e in errors if revoke or not isinstance(e, SiteUnreachable)]
         if bad:
             await self._take_back(ctx, document, worst(bad))
             raise worst(bad)
+        known = await here.store.read(lambda tx: tx.members(service_id))
+        leaving = [m.site for m in known if document.member(m.site) is None and not m.clean]
+        answers += await asyncio.gather(*(self._tell(ctx, row, site) for site in leaving))
         states = [a for a in answers if isinstance(a, MemberState)]
         silent = [s for s, a in zip([*sites, *leaving], answers, strict=True) if isinstance(a, DiminetError)]
         await here.store.write(lambda tx: self._conclude(tx, ctx, document, states, silent))
@@ -382,8 +385,14 @@ class Coordinator:
             await self.bury(ctx, document.service_id, fault=error)
 
     async def _restore(self, ctx: Context, document: Document, before: Document, error: DiminetError) -> None:
+        staying = {m.site for m in before.members}
+        joined = {m.site: m.join for m in document.members if m.site not in staying}
         restored = before.model_copy(
-            update={"revision": document.revision + 1, "updated_at": self.here.clock.now()}
+            update={
+                "revision": document.revision + 1,
+                "departed": {**before.departed, **joined},
+                "updated_at": self.here.clock.now(),
+            }
         )
 
         def decide(tx: Tx) -> list[str]:

@@ -71,6 +71,12 @@ class Participant:
                 f"master {document.master} holds no service {document.service_id}",
                 sites=[document.master],
             )
+        if snapshot.document.member(self.here.name) is None and not snapshot.confirmed:
+            raise ResourceBusy(
+                f"service {document.service_id} is being changed at its master; it may be taken back",
+                sites=[document.master],
+                retry_after=1.0,
+            )
         return DocumentPut(document=snapshot.document, blocks=snapshot.blocks)
 
     async def _master_is_who_it_says(self, document: Document) -> None:
