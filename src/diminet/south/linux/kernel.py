@@ -57,7 +57,6 @@ def router_sysctls() -> None:
         netns.sysctl(f"ipv4/conf/{where}/send_redirects", 0)
         netns.sysctl(f"ipv6/conf/{where}/accept_ra", 0)
         netns.sysctl(f"ipv6/conf/{where}/accept_dad", 0)
-    netns.sysctl("ipv6/conf/default/addr_gen_mode", 1)
     netns.sysctl("ipv4/ip_forward", 1)
     netns.sysctl("ipv6/conf/all/forwarding", 1)
 

@@ -4,12 +4,14 @@ Synchronous; run in the kernel thread. The service's id stands in the alias of t
 digest of what FRR was told beside it. Errors: NetlinkError, OSError, SiteRefused.
 """
 
+import errno
 from collections.abc import Collection, Iterable, Mapping
 from ipaddress import ip_network
 from pathlib import Path
 from typing import NamedTuple
 
 from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
 
 from diminet.errors import SiteRefused
 from diminet.south.linux import kernel, links, names, netns
@@ -20,8 +22,8 @@ FLOOD_MAC = "00:00:00:00:00:00"  # the entries for broadcast and unknown frames
 VRF_END = ("169.254.0.1", "fe80::1")
 GATEWAY_END = ("169.254.0.2", "fe80::2")
 
-# What never goes through a tunnel, in either direction: router advertisements, DHCP, and whatever the
-# shared gateway says (each site has its own).
+# What never goes through a tunnel, in either direction: router advertisements, DHCP, group memberships
+# (no bridge of ours looks at them), and whatever the shared gateway says (each site has its own).
 _SITE_FILTER = f"""
 table bridge diminet
 flush table bridge diminet
@@ -30,6 +32,8 @@ table bridge diminet {{
     ether saddr {names.ANYCAST_MAC} drop
     ether daddr {names.ANYCAST_MAC} drop
     icmpv6 type {{ nd-router-advert, nd-router-solicit, nd-redirect }} drop
+    icmpv6 type {{ mld-listener-query, mld-listener-report, mld-listener-done, mld2-listener-report }} drop
+    ip protocol igmp drop
     udp dport {{ 67, 68, 546, 547 }} drop
   }}
   chain forward {{
@@ -135,18 +139,23 @@ def _vxlan(ip: IPRoute, tunnel: Tunnel, alias: names.Alias) -> links.Link | None
 
 
 def _add_vxlan(ip: IPRoute, tunnel: Tunnel, namespace: int | None = None) -> None:
-    extra = {} if namespace is None else {"net_ns_fd": namespace}
-    ip.link(
-        "add",
-        ifname=names.vxlan(tunnel.vni),
-        kind="vxlan",
-        vxlan_id=tunnel.vni,
-        vxlan_local=tunnel.local,
-        vxlan_port=VXLAN_PORT,
-        vxlan_learning=0,
-        mtu=tunnel.mtu,
-        **extra,
-    )
+    wanted = {
+        "ifname": names.vxlan(tunnel.vni),
+        "kind": "vxlan",
+        "vxlan_id": tunnel.vni,
+        "vxlan_local": tunnel.local,
+        "vxlan_port": VXLAN_PORT,
+        "vxlan_learning": 0,
+        "mtu": tunnel.mtu,
+    }
+    if namespace is not None:
+        wanted["net_ns_fd"] = namespace
+    try:
+        ip.link("add", **wanted)
+    except NetlinkError as error:
+        if error.code == errno.EEXIST:
+            raise SiteRefused(f"another tunnel of this host has the VNI {tunnel.vni}: remove it") from None
+        raise
 
 
 def _enslave(ip: IPRoute, tunnel: Tunnel, alias: names.Alias, bridge: int) -> None:
@@ -221,6 +230,7 @@ def make_vrf(path: Path) -> bool:
 
 def _prepare_vrf() -> None:
     kernel.router_sysctls()
+    netns.sysctl("ipv6/conf/default/addr_gen_mode", 1)
     with IPRoute() as ip:
         ip.link("set", index=1, state="up")
 
