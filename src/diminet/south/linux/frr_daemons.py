@@ -132,11 +132,24 @@ def _clients(settings: FrrSettings) -> list[str]:
 
 
 class FrrDaemons:
-    """zebra, bgpd and (with `bfd`) bfdd of one path space, kept running until cancelled."""
+    """zebra, bgpd and (with `bfd`) bfdd of one path space, kept running until cancelled.
 
-    def __init__(self, settings: FrrSettings, *, daemons: Path = DAEMONS) -> None:
+    prefix: command that starts them elsewhere (`nsenter … --`); it must share /run/frr with the caller
+    and become the daemon. output: file descriptor of their log; None: the caller's own.
+    """
+
+    def __init__(
+        self,
+        settings: FrrSettings,
+        *,
+        daemons: Path = DAEMONS,
+        prefix: Sequence[str] = (),
+        output: int | None = None,
+    ) -> None:
         self._settings = settings
         self._binaries = daemons
+        self._prefix = tuple(prefix)
+        self._output = output
 
     async def run(self) -> None:
         """Start the daemons and start all again whenever one ends; stops them when cancelled.
@@ -209,7 +222,12 @@ class FrrDaemons:
             for name, command in self._commands().items():
                 (self._settings.run_dir / f"{name}.vty").unlink(missing_ok=True)
                 running[name] = await asyncio.create_subprocess_exec(
-                    *command, stdin=asyncio.subprocess.DEVNULL, start_new_session=True
+                    *self._prefix,
+                    *command,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=self._output,
+                    stderr=self._output,
+                    start_new_session=True,
                 )
                 if not await self._answers(name, running[name]):
                     return name
