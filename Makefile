@@ -1,12 +1,20 @@
 # The names that people and scripts rely on (docs/operations.md). Everything that needs root uses sudo if you
 # are not root.
-.PHONY: setup demo test lint pytest lab bench
+.PHONY: help setup demo test lint pytest lab bench
 .NOTPARALLEL:
+.DEFAULT_GOAL := help
 
 BIN := .venv/bin
 ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
 SITES ?= 3
 TESTS ?=
+
+help:
+	@echo 'make demo    set up, join three sites, show what happened'
+	@echo 'make test    set up, run all checks and tests (TESTS=path: only those tests)'
+	@echo 'make lab     set up, run a lab in the foreground (SITES=3)'
+	@echo 'make bench   set up, measure creates and deletes'
+	@echo 'make setup   only set up: Debian packages and .venv'
 
 setup:
 	@sh scripts/setup.sh
