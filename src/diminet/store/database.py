@@ -112,7 +112,8 @@ _STORAGE_FAILURES = {
     sqlite3.SQLITE_AUTH: "may not be accessed; give its file to the user that DIMINET runs as",
     sqlite3.SQLITE_FULL: "has no room left on its disk; free some space there, then try again",
     sqlite3.SQLITE_NOMEM: "got no memory; free some on this machine, then try again",
-    sqlite3.SQLITE_IOERR: "could not be read or written; look into the kernel's log for the disk's trouble",
+    sqlite3.SQLITE_IOERR: "could not be read or written; see that its disk has room left, and what the "
+    "kernel's log says of it",
     sqlite3.SQLITE_PROTOCOL: "could not be locked; it must lie on a local file system",
     sqlite3.SQLITE_CORRUPT: "is damaged; stop DIMINET and bring a backup back with `diminet db restore FILE`",
     sqlite3.SQLITE_NOTADB: "is no SQLite file; bring a backup back with `diminet db restore FILE`",
@@ -126,10 +127,11 @@ def _primary_code(error: BaseException | None) -> int | None:
     return None if code is None else int(code) & 0xFF
 
 
-def is_busy(error: StorageUnavailable) -> bool:
-    """Whether it is only a lock: the connection itself is sound."""
+def needs_reopening(error: StorageUnavailable) -> bool:
+    """Whether the connection is to be given up. Not for a lock; nor on a full disk, where reading goes
+    on only as long as the shared memory file beside the database is there already."""
     cause = error.__cause__
-    return _primary_code(getattr(cause, "orig", cause)) in _BUSY
+    return _primary_code(getattr(cause, "orig", cause)) not in (*_BUSY, sqlite3.SQLITE_FULL)
 
 
 def _storage_failure(error: BaseException, what: str) -> StorageUnavailable | None:

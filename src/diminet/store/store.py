@@ -18,9 +18,9 @@ from diminet.store.blocks import Blocks
 from diminet.store.database import (
     RETRY_AFTER_S,
     file_of,
-    is_busy,
     is_memory,
     make_engine,
+    needs_reopening,
     set_patience,
     storage_errors,
     take_file_lock,
@@ -164,7 +164,7 @@ class SqlStore:
             with storage_errors(OURS):
                 yield
         except StorageUnavailable as failure:
-            if not is_busy(failure):
+            if needs_reopening(failure):
                 self._let_go()
             raise
 
