@@ -151,11 +151,13 @@ class Snapshot(Wire):
 
 class BlockRequest(Wire):
     """Give me `count` blocks of that subnet. number: the requester's own counter; a repeated number
-    is answered the same."""
+    is answered the same. free: addresses that the requester still has; who has less is not asked to
+    give, so that two sites that are both short do not pass a block to and fro."""
 
     cidr: str
     number: int = Field(ge=1)
     count: int = Field(ge=1, le=1024)
+    free: int = Field(default=0, ge=0)
 
 
 class BlockGrant(Wire):

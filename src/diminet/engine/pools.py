@@ -88,16 +88,26 @@ class Pools:
             return
         for resource in document.resources_of(self.here.name):
             for subnet in resource.subnets:
-                if await self._free(document, resource, subnet.cidr) < self.here.limits.watermark:
+                pooled, spare = await self._free(document, subnet.cidr)
+                mark = min(self.here.limits.watermark, (pooled + spare) // 4)
+                if pooled < mark:
                     await self.more_room(resource.resource_id, subnet.cidr)
 
-    async def _free(self, document: Document, resource: Resource, cidr: str) -> int:
-        held = await self.here.store.read(lambda tx: tx.blocks(document.service_id))
-        pooled = [
-            h.block for h in held if h.pooled and h.block.owner == self.here.name and h.block.cidr == cidr
+    async def _free(self, document: Document, cidr: str) -> tuple[int, int]:
+        """Free addresses of ours: in the pool, and spare."""
+        held = await self.here.store.read(lambda tx: self._mine(tx, document))
+        size = self._size(document, cidr)
+        used = [
+            p.ip
+            for resource in document.resources_of(self.here.name)
+            for p in await self.here.south.ports(resource.resource_id)
         ]
-        ports = await self.here.south.ports(resource.resource_id)
-        return block_logic.room(pooled, self._size(document, cidr), [p.ip for p in ports])
+
+        def count(*, pooled: bool) -> int:
+            mine = [h.block for h in held if h.block.cidr == cidr and h.pooled is pooled]
+            return block_logic.room(mine, size, used)
+
+        return count(pooled=True), count(pooled=False)
 
     async def more_room(self, network_id: str, cidr: str) -> bool:
         """Pool spare of our own, else ask the others. True if the pool has grown."""
@@ -155,6 +165,8 @@ class Pools:
                 or tx.start_block_request(service_id, site, cidr, count)
             )
         )
+        free = sum(await self._free(document, cidr))
+        request = request.model_copy(update={"free": free})
         grant = await self.here.peers.at(site).give(self._ctx(document), service_id, request)
 
         def take(tx: Tx) -> bool:
@@ -192,11 +204,26 @@ class Pools:
                 raise ServiceNotFound(f"site {self.here.name} has no part in service {service_id}")
             if member is None or member.deferred:
                 raise NotAuthorised(f"site {requester} is not a member of service {service_id}")
-            blocks = await self.here.store.write(lambda tx: self._write_gift(tx, row, requester, request))
-            if not blocks and await self._free_some(row, request):
-                blocks = await self.here.store.write(lambda tx: self._write_gift(tx, row, requester, request))
+            most = await self._most(row.document, request)
+            blocks = await self._gift(row, requester, request, most)
+            if not blocks and most and await self._free_some(row, request, most):
+                blocks = await self._gift(row, requester, request, most)
         held = await self.here.store.read(lambda tx: tx.blocks(service_id))
         return BlockGrant(blocks=blocks, spare=len(self._spare(held, request.cidr)))
+
+    async def _most(self, document: Document, request: BlockRequest) -> int:
+        """How many blocks we may give: as many as leave both with about the same; a site that has
+        nothing left gets one if we can part with a whole one."""
+        size = self._size(document, request.cidr)
+        free = sum(await self._free(document, request.cidr))
+        fair = (free - request.free) // (2 * size) if size else 0
+        needy = 1 if request.free == 0 and free >= size > 0 else 0
+        return min(request.count, max(fair, needy, 0))
+
+    async def _gift(
+        self, row: ServiceRow, requester: str, request: BlockRequest, most: int
+    ) -> tuple[Block, ...]:
+        return await self.here.store.write(lambda tx: self._write_gift(tx, row, requester, request, most))
 
     def _spare(self, held: Sequence[HeldBlock], cidr: str) -> list[Block]:
         return [
@@ -204,26 +231,27 @@ class Pools:
         ]
 
     def _write_gift(
-        self, tx: Tx, row: ServiceRow, requester: str, request: BlockRequest
+        self, tx: Tx, row: ServiceRow, requester: str, request: BlockRequest, most: int
     ) -> tuple[Block, ...]:
         service_id = row.document.service_id
         given = tx.grant(service_id, requester, request.cidr, request.number)
         if given is not None:
             return given
         spare = self._spare(tx.blocks(service_id), request.cidr)
-        chosen = block_logic.choose_gift(spare, request.count)
+        chosen = block_logic.choose_gift(spare, most) if most else ()
         gift = tuple(block_logic.next_version(b, requester, self.here.name) for b in chosen)
         if gift:
             tx.put_blocks(service_id, [HeldBlock(block=b) for b in gift])
             tx.add_grant(service_id, requester, request.cidr, request.number, gift)
         return gift
 
-    async def _free_some(self, row: ServiceRow, request: BlockRequest) -> bool:
+    async def _free_some(self, row: ServiceRow, request: BlockRequest, most: int) -> bool:
         """Take unused blocks out of the pool: written, then told to the VIM, then looked at, twice."""
         document = row.document
         for resource in document.resources_of(self.here.name):
             ports = [p.ip for p in await self.here.south.ports(resource.resource_id)]
-            if await self._free_of(document, resource, request, ports):
+            wanted = request.model_copy(update={"count": most})
+            if await self._free_of(document, resource, wanted, ports):
                 return True
         return False
 
@@ -244,7 +272,7 @@ class Pools:
         return len(back) < len(out)
 
     def _unpool(self, tx: Tx, document: Document, request: BlockRequest, ports: Sequence[str]) -> list[Block]:
-        """At most half of the unused pooled blocks: we stay able to serve our own."""
+        """Unused pooled blocks, the last ones first, so that the pool stays in one piece."""
         size = self._size(document, request.cidr)
         mine = [h for h in tx.blocks(document.service_id) if h.block.owner == self.here.name and h.pooled]
         gateways = self._gateways(document, request.cidr)
@@ -253,7 +281,7 @@ class Pools:
             for h in mine
             if h.block.cidr == request.cidr and not block_logic.in_use(h.block, size, [*ports, *gateways])
         ]
-        out = unused[: min(request.count, len(unused) // 2)]
+        out = sorted(unused, key=lambda b: b.index)[-request.count :]
         tx.put_blocks(document.service_id, [HeldBlock(block=b, pooled=False) for b in out])
         return out
 

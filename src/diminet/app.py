@@ -1,0 +1,247 @@
+"""The composition root: the only module that knows every room.
+
+One process serves a site: the users' API, the API between instances, and on a linux site the
+networking service itself. They start in an order in which nobody is promised what is not there yet,
+and end in the reverse one; the data plane stays.
+"""
+
+import asyncio
+import math
+import signal
+import ssl
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+
+import structlog
+
+from diminet import telemetry
+from diminet.clock import SystemClock
+from diminet.config import Settings
+from diminet.directory.file import FileDirectory
+from diminet.east_west import tls
+from diminet.east_west.client import HttpPeers
+from diminet.east_west.server import make_east_west_app
+from diminet.engine.engine import Engine
+from diminet.engine.instance import Instance, Limits
+from diminet.errors import BadSurroundings, DiminetError
+from diminet.identity.file import FileIdentity
+from diminet.listener import Listener
+from diminet.logic.types import TYPES
+from diminet.north.app import make_north_app
+from diminet.south.linux.dataplane import DataPlane
+from diminet.south.linux.frr import Frr
+from diminet.south.linux.frr_daemons import RUN as FRR_RUN
+from diminet.south.linux.kernel import Kernel
+from diminet.south.linux.linux import LinuxSouth
+from diminet.south.linux.rest import make_vim_app
+from diminet.south.linux.vim import LinuxVim
+from diminet.south.linux.vim_store import VimStore
+from diminet.store import schema
+from diminet.store.store import SqlStore
+
+log = structlog.get_logger()
+
+
+def serve(settings: Settings) -> None:
+    """Run the instance until SIGTERM or SIGINT. Raises BadSurroundings before anything is served."""
+    telemetry.configure_logging(settings.log.level)
+    asyncio.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> None:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    async with AsyncExitStack() as stack:
+        site = await Site.open(settings, stack)
+        running = asyncio.create_task(site.engine.run())
+        stack.push_async_callback(_cancel, running)
+        log.info("serving", site=settings.site.name)
+        waiting = asyncio.create_task(stopping.wait())
+        await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        if running.done():
+            running.result()
+        log.info("stopping", site=settings.site.name)
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+class Site:
+    """Everything of one instance, opened in order and closed by the stack in the reverse one."""
+
+    def __init__(self, settings: Settings, engine: Engine) -> None:
+        self.settings = settings
+        self.engine = engine
+
+    @classmethod
+    async def open(cls, settings: Settings, stack: AsyncExitStack) -> "Site":
+        name = settings.site.name
+        settings.site.data_dir.mkdir(parents=True, exist_ok=True)
+        metrics = telemetry.Metrics()
+        files = tls.TlsFiles(settings.east_west.ca, settings.east_west.cert, settings.east_west.key)
+        tls.check(files, name)
+        credentials = tls.Credentials(files, name, recheck_s=settings.east_west.certificate_check_interval)
+        directory = FileDirectory(settings.directory.path, name, settings.site.number)
+        identity = FileIdentity(settings.identity.path, name)
+        schema.upgrade(settings.database_url())
+        store = SqlStore(settings.database_url(), storage_timeout_s=settings.limits.storage_timeout)
+        stack.callback(store.close)
+        meta = await store.read(lambda tx: tx.meta())
+        peers = HttpPeers(
+            directory,
+            site_name=name,
+            credentials=credentials,
+            incarnation=lambda: meta.incarnation,
+            request_timeout_s=settings.limits.request_timeout,
+        )
+        stack.push_async_callback(peers.close)
+        vim, south = await open_south(settings, stack)
+        here = Instance(
+            name=name,
+            number=settings.site.number,
+            store=store,
+            peers=peers,
+            south=south,
+            directory=directory,
+            identity=identity,
+            clock=SystemClock(),
+            types=TYPES,
+            asn=settings.identifiers.target_asn,
+            meter=metrics,
+            limits=limits(settings),
+        )
+        engine = Engine(here)
+        stack.push_async_callback(engine.stop)
+        vim.keeper = engine.pools
+        await engine.start()
+        readiness = Readiness(here, credentials)
+        await listen(
+            stack,
+            Listener(
+                make_east_west_app(
+                    engine,
+                    site_name=name,
+                    directory=directory,
+                    incarnation=lambda: meta.incarnation,
+                    received=metrics.east_west_received,
+                    revoked=credentials.revoked,
+                    max_body_bytes=settings.limits.east_west_body_bytes,
+                    body_timeout_s=settings.limits.body_timeout,
+                ),
+                settings.east_west.host,
+                settings.east_west.port,
+                credentials.server(),
+                name="east-west API",
+            ),
+        )
+        await listen(
+            stack,
+            Listener(
+                make_vim_app(vim, identity.authenticate, max_body=settings.limits.body_bytes),
+                settings.south.vim_host,
+                settings.south.vim_port,
+                name="networking service",
+            ),
+        )
+        await listen(
+            stack,
+            Listener(
+                make_north_app(engine.requests, identity, metrics, readiness.failing, settings),
+                settings.north.host,
+                settings.north.port,
+                north_tls(settings),
+                name="north API",
+                trusted_proxies=[settings.north.trusted_proxy] if settings.north.trusted_proxy else [],
+            ),
+        )
+        return cls(settings, engine)
+
+
+async def open_south(settings: Settings, stack: AsyncExitStack) -> tuple[LinuxVim, LinuxSouth]:
+    """The linux site: its networking service and its data plane, repaired after a crash or a reboot."""
+    south = settings.south
+    south.run_dir.mkdir(parents=True, exist_ok=True)
+    kernel = Kernel(south.run_dir)
+    stack.callback(kernel.close)
+    frr = Frr(FRR_RUN / (south.frr_pathspace or ""), south.bgp_asn, timeout=settings.limits.vim_timeout)
+    dataplane = DataPlane(
+        kernel,
+        frr,
+        site_number=settings.site.number,
+        vtep=south.vtep_ip,
+        vteps={},
+        mtu=south.mtu,
+    )
+    vim = LinuxVim(VimStore(settings.vim_database()), kernel, settings.site.number, mtu=south.mtu)
+    await dataplane.start()
+    await vim.start()
+    stack.push_async_callback(vim.close)
+    return vim, LinuxSouth(vim, dataplane, mtu=south.mtu)
+
+
+async def listen(stack: AsyncExitStack, listener: Listener) -> None:
+    await listener.start()
+    stack.push_async_callback(listener.stop)
+
+
+def north_tls(settings: Settings) -> ssl.SSLContext | None:
+    north = settings.north
+    if north.tls_cert is None or north.tls_key is None:
+        return None
+    return tls.north_context(north.tls_cert, north.tls_key)
+
+
+def limits(settings: Settings) -> Limits:
+    """The engine's part of the settings."""
+    given = settings.limits
+    return Limits(
+        request_timeout=given.request_timeout,
+        reservation_lifetime=given.reservation_lifetime,
+        sync_interval=given.sync_interval,
+        settle_interval=given.settle_interval,
+        revoked_ttl=given.revoked_ttl,
+        events_ttl=given.events_ttl,
+        events_most=given.events_most,
+        watermark=math.ceil(given.block_watermark * given.block_rate_per_second),
+        pool_step=given.blocks_per_request,
+        services_per_project=given.services_per_project,
+        members_per_service=given.members_per_service,
+    )
+
+
+class Readiness:
+    """Which of the things that this instance needs fails now."""
+
+    def __init__(self, here: Instance, credentials: tls.Credentials) -> None:
+        self._here = here
+        self._credentials = credentials
+
+    async def failing(self) -> list[str]:
+        """Sentences that begin with the dependency's name; empty: ready."""
+        checks: list[Callable[[], Awaitable[list[str]]]] = [self._store, self._south, self._certificate]
+        return [problem for check in checks for problem in await check()]
+
+    async def _store(self) -> list[str]:
+        try:
+            await self._here.store.read(lambda tx: tx.meta())
+        except DiminetError as error:
+            return [f"database: {error.message}"]
+        return []
+
+    async def _south(self) -> list[str]:
+        try:
+            return [f"{self._here.south.kind}: {problem}" for problem in await self._here.south.problems()]
+        except DiminetError as error:
+            return [f"{self._here.south.kind}: {error.message}"]
+
+    async def _certificate(self) -> list[str]:
+        try:
+            left = self._credentials.days_left()
+        except BadSurroundings as error:
+            return [f"certificate: {error.message}"]
+        return [] if left > 0 else ["certificate: it has expired; run `diminet pki renew`"]
