@@ -57,11 +57,11 @@ class Vim:
         }
 
     def has_port(self, name: str) -> bool:
-        return bool(self._ports(name=name))
+        return bool(self.found("ports", name=name))
 
     def port(self, name: str) -> dict[str, Any]:
         """The port with that name or id. Raises InvalidRequest if there is none, or more than one."""
-        found = self._ports(name=name) or self._ports(id=name)
+        found = self.found("ports", name=name) or self.found("ports", id=name)
         if not found:
             raise InvalidRequest(f"site {self._site} has no instance {name[:80]!r}; boot it first")
         if len(found) > 1:
@@ -71,10 +71,15 @@ class Vim:
             )
         return found[0]
 
-    def _ports(self, **filters: str) -> list[dict[str, Any]]:
-        answer = self._call("GET", f"/v2.0/ports?{urllib.parse.urlencode(filters)}")
-        ports: list[dict[str, Any]] = answer["ports"]
-        return ports
+    def found(self, collection: str, **filters: str) -> list[dict[str, Any]]:
+        """The networks, subnets or ports that fit."""
+        answer = self._call("GET", f"/v2.0/{collection}?{urllib.parse.urlencode(filters)}")
+        objects: list[dict[str, Any]] = answer[collection]
+        return objects
+
+    def delete(self, collection: str, identifier: str) -> None:
+        """A port is deleted with the instance that is plugged into it."""
+        self._call("DELETE", f"/v2.0/{collection}/{identifier}")
 
     def _post(self, collection: str, noun: str, fields: dict[str, Any]) -> dict[str, Any]:
         answer = self._call("POST", f"/v2.0/{collection}", {noun: fields})
