@@ -158,7 +158,7 @@ class LinuxSouth:
         every port that is asked for from when this is committed."""
         with _refusals():
             moved = await self._store.write(lambda tx: self._shape(tx, network_id, shape))
-        if moved:
+        if moved or self._wiring.behind(network_id):
             await self._wiring.network(network_id, replug=True)
 
     def _shape(self, tx: VimTx, network_id: str, shape: SubnetShape) -> bool:
@@ -206,8 +206,7 @@ class LinuxSouth:
     # -- the data plane ----------------------------------------------------------------------------
 
     async def connect(self, target: Target) -> None:
-        networks = [await self.network(network_id) for network_id in target.networks]
-        for network in networks:
+        for network in [await self.network(network_id) for network_id in target.networks]:
             if target.layer == "l3" and not any(subnet.gateway_ip for subnet in network.subnets):
                 raise SiteRefused(
                     f"Network {network.network_id} has no gateway to route through: set gateway_ip on its "
@@ -225,18 +224,15 @@ class LinuxSouth:
         resized = await self._store.write(lambda tx: self._link(tx, target, links))
         for network_id in resized:
             await self._wiring.network(network_id, replug=True)
-        infos = {
-            network.network_id: NetworkInfo(
-                network.network_id,
-                target.mtu if network.network_id in resized and target.mtu else network.mtu,
-                tuple(subnet.cidr for subnet in network.subnets),
-            )
-            for network in networks
-        }
+        infos = {}
+        for network in [await self.network(network_id) for network_id in target.networks]:
+            cidrs = tuple(subnet.cidr for subnet in network.subnets)
+            infos[network.network_id] = NetworkInfo(network.network_id, network.mtu, cidrs)
         await self._dataplane.connect(target, infos)
 
     def _link(self, tx: VimTx, target: Target, rows: list[LinkRow]) -> list[str]:
-        """Ids of networks whose MTU is another now: only those made for this service."""
+        """Ids of networks that the kernel has to follow: those made for this service whose MTU is another
+        now, and those where it failed before."""
         left = {link.network_id for link in tx.links(service_id=target.service_id)} - set(target.networks)
         tx.set_links(target.service_id, rows)
         self._unshape(tx, left)
@@ -245,6 +241,8 @@ class LinuxSouth:
             row = _network(tx, network_id)
             if target.mtu and row.ours == target.service_id and row.mtu != target.mtu:
                 tx.save_network(row.model_copy(update={"mtu": target.mtu}))
+                resized.append(network_id)
+            elif self._wiring.behind(network_id):
                 resized.append(network_id)
         return resized
 

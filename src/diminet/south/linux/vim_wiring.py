@@ -56,6 +56,7 @@ class Wiring:
         self._kernel = kernel
         self.site_number = site_number
         self._locks: dict[str, asyncio.Lock] = {}
+        self._behind: set[str] = set()
 
     def instance_path(self, instance: str) -> Path:
         return self._kernel.instance_path(instance)
@@ -66,8 +67,21 @@ class Wiring:
 
     # -- networks ----------------------------------------------------------------------------------
 
+    def behind(self, network_id: str) -> bool:
+        """Whether the kernel failed to follow the rows of that network: to be tried again."""
+        return network_id in self._behind
+
     async def network(self, network_id: str, *, replug: bool = False) -> None:
         """Bridge and gateway as the rows say, and with `replug` every port on it (MTU, gateways)."""
+        replug = replug or network_id in self._behind
+        self._behind.add(network_id)
+        await self._bridge_and_gateway(network_id)
+        if replug:
+            for port in await self._store.read(lambda tx: tx.ports(network_id=network_id)):
+                await self.port(port.id)
+        self._behind.discard(network_id)
+
+    async def _bridge_and_gateway(self, network_id: str) -> None:
         async with self._lock(network_id):
             found = await self._store.read(
                 lambda tx: (tx.network(network_id), tx.subnets(network_id=network_id))
@@ -84,9 +98,6 @@ class Wiring:
                 await self._kernel.remove_gateway(row.id)
             if row.state == "BUILD":
                 await self._store.write(lambda tx: _network_active(tx, row.id))
-        if replug:
-            for port in await self._store.read(lambda tx: tx.ports(network_id=network_id)):
-                await self.port(port.id)
 
     async def remove_network(self, network_id: str) -> None:
         """Of a network whose row is DELETING: the kernel's part first, then the row."""
@@ -95,6 +106,7 @@ class Wiring:
             await self._kernel.delete_bridge(network_id)
             await self._store.write(lambda tx: tx.delete_network(network_id))
         self._locks.pop(network_id, None)
+        self._behind.discard(network_id)
 
     # -- ports -------------------------------------------------------------------------------------
 
