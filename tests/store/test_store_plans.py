@@ -1,0 +1,142 @@
+"""What SQLite does for each operation: no cost grows with services that it does not concern."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from store_rows import CIDR, WHO, document, held, letter, pair, read, reservation, row, save, write
+
+from diminet.engine.ports import MemberRow, ServiceFilter, Tx
+from diminet.store import SqlStore
+from diminet.store.lists import SORT_KEYS
+
+OPERATIONS: dict[str, Callable[[Tx], Any]] = {
+    "service": lambda tx: tx.service("s1"),
+    "save_service": lambda tx: tx.save_service(
+        row(document(at=pair(2), resources=(("nice", "n"),))), expect=pair()
+    ),
+    "delete_service": lambda tx: tx.delete_service("s1"),
+    "services_of_network": lambda tx: tx.services_of_network("paris", "net-p"),
+    "services_shared_with": lambda tx: tx.services_shared_with("paris"),
+    "count_services": lambda tx: tx.count_services("p1"),
+    "live_services": lambda tx: tx.live_services(),
+    "by_site": lambda tx: tx.services(ServiceFilter(site="paris")),
+    "by_tags": lambda tx: tx.services(ServiceFilter(tags=("a", "b"))),
+    "by_status": lambda tx: tx.services(ServiceFilter(status="ERROR")),
+    "by_name": lambda tx: tx.services(ServiceFilter(project_id="p1", name="web")),
+    "next_page": lambda tx: tx.services(ServiceFilter(project_id="p1", marker="s1")),
+    "members": lambda tx: tx.members("s1"),
+    "save_member": lambda tx: tx.save_member(MemberRow(service_id="s1", site="paris")),
+    "connections": lambda tx: tx.connections("s1"),
+    "delete_connection": lambda tx: tx.delete_connection("s1", "net-p"),
+    "reservations_of_network": lambda tx: tx.reservations_of_network("net-p"),
+    "reservations_of_service": lambda tx: tx.reservations_of_service("s1"),
+    "reservation": lambda tx: tx.reservation("r1"),
+    "expired_reservations": lambda tx: tx.expired_reservations(1.0),
+    "add_reservation": lambda tx: tx.add_reservation(reservation()),
+    "delete_reservations": lambda tx: tx.delete_reservations("r1"),
+    "authorise": lambda tx: tx.authorise("s1", "net-p", WHO, 1.0),
+    "authorised": lambda tx: tx.authorised("s1", "net-p", "p1"),
+    "blocks": lambda tx: tx.blocks("s1"),
+    "put_blocks": lambda tx: tx.put_blocks("s1", [held(version=2)]),
+    "network_blocks": lambda tx: tx.network_blocks("paris", "net-p", CIDR),
+    "grant": lambda tx: tx.grant("s1", "lyon", CIDR, 1),
+    "add_grant": lambda tx: tx.add_grant("s1", "lyon", CIDR, 1, []),
+    "start_block_request": lambda tx: tx.start_block_request("s1", "lyon", CIDR, 1),
+    "intent": lambda tx: tx.intent("s1"),
+    "delete_intent": lambda tx: tx.delete_intent("s1"),
+    "outbox_due": lambda tx: tx.outbox(due=1.0),
+    "outbox_of_peer": lambda tx: tx.outbox(peer="lyon"),
+    "outbox_of_service": lambda tx: tx.outbox(service_id="s1"),
+    "post": lambda tx: tx.post(letter()),
+    "unpost": lambda tx: tx.unpost(letter()),
+    "events_of_service": lambda tx: tx.events(service_id="s1", project_id=None, after=0, limit=9),
+    "events_of_project": lambda tx: tx.events(service_id=None, project_id="p1", after=0, limit=9),
+    "events": lambda tx: tx.events(service_id=None, project_id=None, after=0, limit=9),
+    "idempotent": lambda tx: tx.idempotent("p1", "k", 1.0),
+    "remember": lambda tx: tx.remember("p1", "k", "h", "s1", 1.0),
+    "peer": lambda tx: tx.peer("lyon"),
+    "lease": lambda tx: tx.lease("a", "b", 1.0, 1.0),
+}
+
+
+@contextmanager
+def statements(db: sa.Connection) -> Iterator[list[tuple[str, Any]]]:
+    seen: list[tuple[str, Any]] = []
+
+    def note(_conn: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, many: bool) -> None:
+        seen.append((statement, parameters[0] if many else parameters))
+
+    sa.event.listen(db, "before_cursor_execute", note)
+    yield seen
+    sa.event.remove(db, "before_cursor_execute", note)
+
+
+def plan(store: SqlStore, operation: Callable[[Tx], Any]) -> list[str]:
+    def explain(tx: Tx) -> list[str]:
+        db: sa.Connection = tx._db
+        with statements(db) as seen:
+            operation(tx)
+        steps = []
+        for statement, parameters in seen:
+            found = db.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+            steps += [f"{detail}    in: {statement}" for *_, detail in found]
+        return steps
+
+    return write(store, explain)
+
+
+@pytest.fixture
+def filled(memory: SqlStore) -> SqlStore:
+    save(memory, row(document(tags=("a", "b"))), row(document("s2")))
+    write(memory, lambda tx: tx.put_blocks("s1", [held()]))
+    return memory
+
+
+def scans(steps: list[str]) -> list[str]:
+    """Steps through a whole table; what walks an index in order up to a limit is none."""
+    return [step for step in steps if step.startswith("SCAN") and "INDEX" not in step.split("    in:")[0]]
+
+
+@pytest.mark.parametrize("name", sorted(OPERATIONS))
+def test_no_table_is_read_whole(filled: SqlStore, name: str) -> None:
+    steps = plan(filled, OPERATIONS[name])
+    # The list of shared services is made first, by index, and then walked: it is what was asked for.
+    assert [step for step in scans(steps) if not step.startswith("SCAN anon_1")] == []
+
+
+@pytest.mark.parametrize("direction", ["asc", "desc"])
+@pytest.mark.parametrize("key", sorted(set(SORT_KEYS) - {"id"}))
+@pytest.mark.parametrize("project_id", ["p1", None])
+def test_pages_come_in_the_order_of_an_index(
+    filled: SqlStore, key: str, direction: str, project_id: str | None
+) -> None:
+    for marker in (None, "s1"):
+        where = ServiceFilter(project_id=project_id, sort_key=key, sort_dir=direction, marker=marker)
+        steps = plan(filled, lambda tx, where=where: tx.services(where))
+        assert scans(steps) == []
+        assert [step for step in steps if step.startswith("USE TEMP B-TREE")] == []
+
+
+def count(store: SqlStore, operation: Callable[[Tx], Any]) -> int:
+    def counted(tx: Tx) -> int:
+        with statements(tx._db) as seen:
+            operation(tx)
+        return len(seen)
+
+    return write(store, counted)
+
+
+def test_the_number_of_statements_does_not_grow_with_rows(filled: SqlStore) -> None:
+    many = [held(index, 3) for index in range(1024)]
+    assert count(filled, lambda tx: tx.put_blocks("s1", many)) == 3  # look, insert, update
+    assert count(filled, lambda tx: tx.blocks("s1")) == 1
+    sites = tuple((f"site{i}", f"net{i}") for i in range(200))
+    wide = row(document("s3", resources=sites))
+    assert count(filled, lambda tx: tx.save_service(wide, expect=None)) == 4
+    changed = row(document("s3", resources=sites, name="new"))
+    assert count(filled, lambda tx: tx.save_service(changed, expect=pair())) == 2
+    assert count(filled, lambda tx: tx.services(ServiceFilter())) == 1
+    assert len(read(filled, lambda tx: tx.services(ServiceFilter()))) == 3
