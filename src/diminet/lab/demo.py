@@ -192,26 +192,31 @@ def take_away(story: Story) -> None:
     checks.nothing_changed(world, seen, "all sites are as before the first service", story.start)
 
 
-def nothing_left(seen: Observations, state: FilePath) -> bool:
+def pid_namespace(lab: Lab) -> str:
+    """Of the lab: every process of it is in there."""
+    zebra = lab.status()["sites"][0]["pids"]["zebra"]
+    return os.readlink(f"/proc/{zebra}/ns/pid")
+
+
+def nothing_left(seen: Observations, state: FilePath, namespace: str) -> bool:
     """Of the lab, on the host: no device, process, mount or file."""
-    device, path = plan.host_device(state), str(state)
+    device = plan.host_device(state)
     left = [f"device {device}"] * FilePath("/sys/class/net", device).exists()
-    left += [f"mount {line.split()[4]}" for line in _lines("/proc/self/mountinfo") if path in line]
-    left += [f"directory {path}"] * state.exists()
-    for process in FilePath("/proc").glob("[0-9]*"):
-        words = _lines(str(process / "cmdline"))
-        if path in "".join(words) and int(process.name) != os.getpid():
-            left.append(f"process {process.name}")
+    left += [f"directory {state}"] * state.exists()
+    mounts = FilePath("/proc/self/mountinfo").read_text().splitlines()
+    left += [f"mount {line.split()[4]}" for line in mounts if str(state) in line]
+    left += [
+        f"process {process.name}" for process in FilePath("/proc").glob("[0-9]*") if _in(process, namespace)
+    ]
     text = "; ".join(left) or "nothing"
     return seen.see("the lab is down", expected="nothing left on this host", seen=text, ok=not left)
 
 
-def _lines(file: str) -> list[str]:
-    """Of a file of /proc; none if its process has just ended."""
+def _in(process: FilePath, namespace: str) -> bool:
     try:
-        return FilePath(file).read_text(errors="replace").splitlines()
+        return os.readlink(process / "ns/pid") == namespace
     except OSError:
-        return []
+        return False  # it has just ended
 
 
 def run(state: FilePath, console: Console) -> Observations:
@@ -227,15 +232,17 @@ def run(state: FilePath, console: Console) -> Observations:
     seen = Observations(tell)
     lab = Lab(state)
     lab.down()  # of a run that was killed
+    console.print(Text(f"starting a lab of {SITES} sites in {state} …"))
     try:
-        console.print(Text(f"starting a lab of {SITES} sites in {state} …"))
         lab.up(SITES)
-        Story(World(lab), seen).tell()
-    except DiminetError as error:
-        seen.see("the run goes on to its end", expected="no error", seen=error.message, ok=False)
+        namespace = pid_namespace(lab)
+        try:
+            Story(World(lab), seen).tell()
+        except DiminetError as error:
+            seen.see("the run goes on to its end", expected="no error", seen=error.message, ok=False)
     finally:
         lab.down()
-    nothing_left(seen, state)
+    nothing_left(seen, state, namespace)
     return seen
 
 
