@@ -63,12 +63,7 @@ def resources(view: Row) -> RenderableType:
 
 
 def _pools(subnet: Row) -> str:
-    """Pools as the API gives them: pairs, or Neutron's {"start", "end"}."""
-    ranges = []
-    for pool in subnet.get("allocation_pools") or ():
-        first, last = (pool["start"], pool["end"]) if isinstance(pool, dict) else pool
-        ranges.append(f"{first}-{last}")
-    return ", ".join(ranges)
+    return ", ".join(f"{pool['start']}-{pool['end']}" for pool in subnet.get("allocation_pools") or ())
 
 
 def sites(rows: Iterable[Row]) -> RenderableType:

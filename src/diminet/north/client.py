@@ -104,14 +104,7 @@ class NorthClient:
         return self.request("POST", COLLECTION, {"service": service}, headers)
 
     def services(self, **filters: str) -> list[dict[str, Any]]:
-        """All pages of the list."""
-        found: list[dict[str, Any]] = []
-        path: str | None = COLLECTION + _query(filters)
-        while path:
-            body = self.request("GET", path).body
-            found.extend(body["services"])
-            path = _next_page(body.get("services_links") or [])
-        return found
+        return self._all_pages(COLLECTION, "services", filters)
 
     def show(self, service_id: str) -> Answer:
         return self.request("GET", _path(service_id))
@@ -137,12 +130,20 @@ class NorthClient:
         return self.request("POST", _path(service_id, "takeover"), {"takeover": {"gone": gone}})
 
     def events(self, service_id: str) -> list[dict[str, Any]]:
-        events: list[dict[str, Any]] = self.request("GET", _path(service_id, "events")).body["events"]
-        return events
+        return self._all_pages(_path(service_id, "events"), "events", {})
 
     def sites(self) -> list[dict[str, Any]]:
         sites: list[dict[str, Any]] = self.request("GET", "/sites").body["sites"]
         return sites
+
+    def _all_pages(self, path: str, plural: str, filters: Mapping[str, str]) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        query: str | None = urllib.parse.urlencode(filters)
+        while query is not None:
+            body = self.request("GET", f"{path}?{query}" if query else path).body
+            found.extend(body[plural])
+            query = _next_query(body.get(f"{plural}_links") or [])
+        return found
 
     # -- the wire ----------------------------------------------------------------------------------
 
@@ -203,16 +204,10 @@ def _path(*parts: str) -> str:
     return "/".join((COLLECTION, *(urllib.parse.quote(part, safe="") for part in parts)))
 
 
-def _query(filters: Mapping[str, str]) -> str:
-    return "?" + urllib.parse.urlencode(filters) if filters else ""
-
-
-def _next_page(links: list[dict[str, str]]) -> str | None:
+def _next_query(links: list[dict[str, str]]) -> str | None:
+    """Of the link to the next page; its host is the instance's own name for itself, maybe not ours."""
     href = next((link["href"] for link in links if link.get("rel") == "next"), None)
-    if href is None:
-        return None
-    parts = urllib.parse.urlsplit(href)
-    return COLLECTION + "?" + parts.query
+    return None if href is None else urllib.parse.urlsplit(href).query
 
 
 def _json(text: bytes, url: str) -> Any:
