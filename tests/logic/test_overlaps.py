@@ -72,3 +72,8 @@ def test_the_refusal_names_both_networks_and_the_overlap():
 
 def test_the_same_cidr_of_the_same_network_is_no_overlap():
     assert overlap_within([Part("10.0.0.0/24", "a", "n"), Part("10.0.0.0/24", "a", "n")]) is None
+
+
+def test_a_single_address_at_the_edge_overlaps():
+    assert overlap_within([Part("10.0.0.0/24", "a", "n"), Part("10.0.0.255/32", "b", "m")])
+    assert overlap_within([Part("10.0.0.0/24", "a", "n"), Part("10.0.1.0/32", "b", "m")]) is None
