@@ -94,7 +94,7 @@ def no_ping(
     sent = count * len(directed)
     if traffic:
         seen.saw_traffic(*traffic, sent=sent, received=received)
-    text = f"{received} of {sent} pings, {took:.1f} s after the cut"
+    text = f"{received} of {sent} pings, after {took:.1f} s"
     return seen.see(name, expected=f"none of {sent} pings", seen=text, ok=received == 0)
 
 
