@@ -49,7 +49,8 @@ def test_killed_from_outside_it_comes_back_but_after_kill_it_stays_down(tmp_path
         daemon = shell("exec sleep 1000", tmp_path / "log")
         await daemon.start()
         first = daemon.pid
-        assert first is not None and daemon._process is not None
+        assert first is not None
+        assert daemon._process is not None
         daemon._process.kill()
         await until(lambda: daemon.pid not in (None, first))
         await daemon.kill()
