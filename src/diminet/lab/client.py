@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from diminet.errors import BadSurroundings, InvalidRequest
-from diminet.lab import launch, plan, provision, state
+from diminet.lab import plan, state
 from diminet.lab.control import Connection, Progress
 from diminet.lab.state import DEFAULT_STATE
 from diminet.lab.vim import Vim, address_of
@@ -54,6 +54,8 @@ class Lab:
 
         instance_command and ready_path: another program in the place of `diminet serve`.
         """
+        from diminet.lab import launch  # here: the other commands need not wait for its import
+
         running = launch.up(
             self.state_dir,
             sites,
@@ -72,6 +74,8 @@ class Lab:
 
     def down(self) -> bool:
         """End it and remove everything of it; False if there was none."""
+        from diminet.lab import launch
+
         ended = launch.down(self.state_dir)
         if self._process is not None:
             self._process.wait()
@@ -79,7 +83,7 @@ class Lab:
 
     def content(self) -> dict[str, Any]:
         """lab.json."""
-        path = self.state_dir / provision.LAB_FILE
+        path = self.state_dir / state.LAB_FILE
         try:
             content: dict[str, Any] = json.loads(path.read_text())
         except FileNotFoundError:

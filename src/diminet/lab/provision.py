@@ -13,10 +13,10 @@ from diminet.east_west import pki
 from diminet.identity import file as identity_file
 from diminet.identity.file import TokenEntry, Vouch
 from diminet.lab.plan import ASN, EAST_WEST_PORT, NORTH_PORT, SOUTH_PORT, LabPlan, SitePlan
+from diminet.lab.state import LAB_FILE
 from diminet.lab.wan import SITE_WAN
 from diminet.model import Model, Site
 
-LAB_FILE = "lab.json"
 CONFIG_FILE = "diminet.toml"
 TOKEN_LIFETIME = timedelta(hours=24)
 PROJECT, OTHER_PROJECT, ADMIN_PROJECT = "demo", "other", "admin"

@@ -14,6 +14,7 @@ from diminet.lab import plan, surroundings
 from diminet.model import Model
 
 DEFAULT_STATE = Path("/run/diminet-lab")
+LAB_FILE = "lab.json"
 LOCK = "lock"
 PLAN = "plan.json"
 PROCESS = "supervisor.json"

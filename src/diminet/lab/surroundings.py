@@ -13,7 +13,6 @@ from pathlib import Path
 
 from diminet.errors import BadSurroundings
 from diminet.lab import shell
-from diminet.south.linux.frr_daemons import DAEMONS
 
 PROGRAMS = {
     "ip": "iproute2",
@@ -31,6 +30,8 @@ _NAMESPACES = ("unshare", "--mount", "--pid", "--net", "--fork", "--mount-proc",
 
 def check(*, wan_delay: bool) -> None:
     """Raises BadSurroundings with what is missing and what to do about it."""
+    from diminet.south.linux.frr_daemons import DAEMONS  # here: only `up` pays for its import
+
     if os.geteuid() != 0:
         raise BadSurroundings("a lab makes network namespaces, which only root may: use sudo")
     missing = sorted({package for program, package in PROGRAMS.items() if shutil.which(program) is None})
