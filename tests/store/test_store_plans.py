@@ -25,7 +25,7 @@ OPERATIONS: dict[str, Callable[[Tx], Any]] = {
     "by_site": lambda tx: tx.services(ServiceFilter(site="paris")),
     "by_tags": lambda tx: tx.services(ServiceFilter(tags=("a", "b"))),
     "by_status": lambda tx: tx.services(ServiceFilter(status="ERROR")),
-    "by_name": lambda tx: tx.services(ServiceFilter(project_id="p1", name="web")),
+    "by_name": lambda tx: tx.services(ServiceFilter(name="web")),
     "next_page": lambda tx: tx.services(ServiceFilter(project_id="p1", marker="s1")),
     "members": lambda tx: tx.members("s1"),
     "save_member": lambda tx: tx.save_member(MemberRow(service_id="s1", site="paris")),
@@ -58,6 +58,7 @@ OPERATIONS: dict[str, Callable[[Tx], Any]] = {
     "idempotent": lambda tx: tx.idempotent("p1", "k", 1.0),
     "remember": lambda tx: tx.remember("p1", "k", "h", "s1", 1.0),
     "peer": lambda tx: tx.peer("lyon"),
+    "prune": lambda tx: tx.prune(events_before=1.0, events_most=9, settled_before=1.0, now=1.0),
     "lease": lambda tx: tx.lease("a", "b", 1.0, 1.0),
 }
 
@@ -104,7 +105,7 @@ def scans(steps: list[str]) -> list[str]:
 def test_no_table_is_read_whole(filled: SqlStore, name: str) -> None:
     steps = plan(filled, OPERATIONS[name])
     # The list of shared services is made first, by index, and then walked: it is what was asked for.
-    assert [step for step in scans(steps) if not step.startswith("SCAN anon_1")] == []
+    assert [step for step in steps if step.startswith("SCAN") and not step.startswith("SCAN anon_1")] == []
 
 
 @pytest.mark.parametrize("direction", ["asc", "desc"])
@@ -118,6 +119,29 @@ def test_pages_come_in_the_order_of_an_index(
         steps = plan(filled, lambda tx, where=where: tx.services(where))
         assert scans(steps) == []
         assert [step for step in steps if step.startswith("USE TEMP B-TREE")] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "entry"),
+    [
+        ("count_services", "COVERING INDEX ix_services_project_id_stage_status (project_id=? AND stage=?"),
+        ("by_name", "INDEX ix_services_name_id (name=?"),
+        ("by_status", "INDEX ix_services_status_id (status=?"),
+        ("next_page", "INDEX ix_services_project_id_created_at_id (project_id=? AND created_at>?"),
+        (
+            "services_of_network",
+            "COVERING INDEX ix_service_resources_site_resource_id_service_id (site=? AND",
+        ),
+        ("network_blocks", "COVERING INDEX ix_service_resources_site_resource_id_service_id (site=? AND"),
+        ("prune", "INDEX ix_services_stage_changed_at (stage=? AND changed_at<?"),
+        ("prune", "INDEX ix_services_status_id (status=?"),
+        ("outbox_due", "INDEX ix_outbox_next_at (next_at<?"),
+        ("expired_reservations", "INDEX ix_reservations_expires_at (expires_at<?"),
+    ],
+)
+def test_the_narrowest_index_is_entered_first(filled: SqlStore, name: str, entry: str) -> None:
+    """An index on what most rows share (the stage, say) would be no scan either, yet read them all."""
+    assert any(entry in step for step in plan(filled, OPERATIONS[name]))
 
 
 def count(store: SqlStore, operation: Callable[[Tx], Any]) -> int:

@@ -15,6 +15,7 @@ from diminet.errors import BadSurroundings, StorageUnavailable
 
 WAL_PAGES = 4000  # of 4 KiB each; a checkpoint follows. A page written often is then copied once
 WAL_KEPT_BYTES = 16 * 1024 * 1024  # what a checkpoint leaves of a write-ahead log that has grown
+CACHE_BYTES = 8 * 1024 * 1024  # of pages, per connection
 PATIENCE_STEP_S = 0.1
 RETRY_AFTER_S = 1.0
 
@@ -67,6 +68,7 @@ def make_engine(url: str, *, storage_timeout_s: float, foreign_keys: bool = True
         connection.execute(f"PRAGMA foreign_keys={'ON' if foreign_keys else 'OFF'}")
         connection.execute(f"PRAGMA wal_autocheckpoint={WAL_PAGES}")
         connection.execute(f"PRAGMA journal_size_limit={WAL_KEPT_BYTES}")
+        connection.execute(f"PRAGMA cache_size=-{CACHE_BYTES // 1024}")
         connection.execute("PRAGMA temp_store=MEMORY")
 
     def _begin(connection: sa.Connection) -> None:

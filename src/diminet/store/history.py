@@ -70,19 +70,18 @@ class Pruning(Services):
 
     def _prune_events(self, before: float, most: int) -> None:
         self._db.execute(events.delete().where(events.c.at < before))
-        first_too_many = sa.select(events.c.seq).order_by(events.c.seq.desc()).offset(most).limit(1)
-        seq = self._db.execute(first_too_many).scalar()
-        if seq is not None:
-            self._db.execute(events.delete().where(events.c.seq <= seq))
+        newest = self._db.execute(sa.select(sa.func.max(events.c.seq))).scalar()
+        if newest is not None:
+            self._db.execute(events.delete().where(events.c.seq <= newest - most))
 
     def _over_and_done(self, before: float) -> list[str]:
         waited_for = sa.exists().where(member_states.c.service_id == services.c.id)
         waited_for = waited_for.where(member_states.c.clean.is_(False)).correlate(services)
         owed = sa.exists().where(outbox.c.service_id == services.c.id).correlate(services)
-        over = sa.or_(
-            services.c.stage == Stage.SETTLED,
-            sa.and_(services.c.stage == Stage.LIVE, services.c.status == ProvisioningStatus.REVOKED),
+        old = sa.select(services.c.id).where(services.c.changed_at < before, ~waited_for, ~owed)
+        # Two statements, as each has its index; together they would be looked for among all services.
+        settled = self._bodies(old.where(services.c.stage == Stage.SETTLED))
+        revoked = self._bodies(
+            old.where(services.c.status == ProvisioningStatus.REVOKED, services.c.stage != Stage.BURIED)
         )
-        return self._bodies(
-            sa.select(services.c.id).where(over, services.c.changed_at < before, ~waited_for, ~owed)
-        )
+        return [*settled, *revoked]

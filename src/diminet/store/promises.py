@@ -23,8 +23,8 @@ class Promises(Rows):
 
     def _reservations(self, which: sa.ColumnElement[bool]) -> list[ReservationRow]:
         rows = sa.select(reservations.c.body).where(which)
-        rows = rows.order_by(reservations.c.rid, reservations.c.network_id)
-        return [ReservationRow.model_validate_json(body) for body in self._bodies(rows)]
+        found = [ReservationRow.model_validate_json(body) for body in self._bodies(rows)]
+        return sorted(found, key=lambda row: (row.rid, row.network_id))  # few; not an index walked in order
 
     def add_reservation(self, row: ReservationRow) -> None:
         """One of the same RID and network is replaced."""

@@ -65,10 +65,10 @@ class SqlStore:
         self._timeout_s = storage_timeout_s
         self._on_commit = on_commit
         self._memory = is_memory(url)
-        self._lock: int | None = None
-        self._take_file(url)
         self._engine = make_engine(url, storage_timeout_s=storage_timeout_s)
         self._held: sa.Connection | None = None
+        self._lock: int | None = None
+        self._take_file(url)
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="store") if threaded else None
         try:
             self._open(f"the database {file_of(url) or ''}".rstrip())

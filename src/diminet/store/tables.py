@@ -61,6 +61,7 @@ services = sa.Table(
     sa.Column("changed_at", sa.Double, nullable=False),  # of this row, by this site's clock
     sa.Column("body", Body, nullable=False),
     sa.Index(None, "stage", "changed_at"),
+    sa.Index(None, "project_id", "stage", "status"),
     *(sa.Index(None, key, "id") for key in ("created_at", "updated_at", "name", "type", "status")),
     *(
         sa.Index(None, "project_id", key, "id")

@@ -177,6 +177,7 @@ def upgrade() -> None:
     op.create_index("ix_services_project_id_status_id", "services", ["project_id", "status", "id"])
     op.create_index("ix_services_project_id_type_id", "services", ["project_id", "type", "id"])
     op.create_index("ix_services_project_id_updated_at_id", "services", ["project_id", "updated_at", "id"])
+    op.create_index("ix_services_project_id_stage_status", "services", ["project_id", "stage", "status"])
     op.create_index("ix_services_stage_changed_at", "services", ["stage", "changed_at"])
     op.create_index("ix_services_status_id", "services", ["status", "id"])
     op.create_index("ix_services_type_id", "services", ["type", "id"])
