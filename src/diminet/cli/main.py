@@ -1,7 +1,7 @@
 """`diminet`: the command line (DESIGN section 7).
 
 Exit status: 0 done, 1 refused or failed, 2 misuse. A person gets one sentence, never a traceback
-(DIMINET_TRACEBACK=1 shows it, for bug reports).
+(DIMINET_TRACEBACK=1 shows that of a bug; `serve` logs it).
 """
 
 import os
@@ -72,7 +72,8 @@ def main(arguments: Sequence[str]) -> int:
         report(InternalError(f"{error.filename or 'system'}: {error.strerror or error}"), as_json=as_json)
         return FAILED
     except Exception as bug:  # the outermost frame: a person gets a sentence
-        _show_traceback()
+        if os.environ.get(TRACEBACK_VARIABLE) or "serve" in arguments[:1]:  # its stderr is a log
+            traceback.print_exc()
         report(
             InternalError(
                 f"a bug: {type(bug).__name__}: {bug}; report it with what {TRACEBACK_VARIABLE}=1 shows"
@@ -96,11 +97,6 @@ def _misused(misuse: TyperException, *, as_json: bool) -> int:
         text = misuse.format_message().rstrip()
         sys.stderr.write(f"{text}\n" if "\n" in text else f"diminet: {text.rstrip('.')}{hint}\n")
     return misuse.exit_code
-
-
-def _show_traceback() -> None:
-    if os.environ.get(TRACEBACK_VARIABLE):
-        traceback.print_exc()
 
 
 def run() -> None:
