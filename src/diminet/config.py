@@ -212,6 +212,10 @@ class LimitSettings(Section):
     stream_keepalive: Seconds = Field(
         15.0, description="seconds after which a silent event stream says a comment"
     )
+    stream_poll: Seconds = Field(
+        1.0, description="seconds after which an event stream looks again although nothing was told it"
+    )
+    readiness_timeout: Seconds = Field(5.0, description="seconds for the checks of /readyz")
     connections: Count = Field(1000, description="requests in work at once on one port; more get 503")
     # L2 addresses
     settle_interval: SecondsOrNone = Field(
