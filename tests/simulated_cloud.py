@@ -78,10 +78,15 @@ class SimulatedVim:
             net = ipaddress.ip_network(cidr)
             gateway = str(net[1])
             last = net[-2] if net.version == 4 else net[-1]
-            self._set(network_id, SubnetShape(
-                cidr=cidr, ip_version=net.version, gateway_ip=gateway,
-                pools=(AddressRange(str(net[2]), str(last)),),
-            ))
+            self._set(
+                network_id,
+                SubnetShape(
+                    cidr=cidr,
+                    ip_version=net.version,
+                    gateway_ip=gateway,
+                    pools=(AddressRange(str(net[2]), str(last)),),
+                ),
+            )
         return network_id
 
     async def boot(self, network_id: str) -> str:
@@ -90,7 +95,8 @@ class SimulatedVim:
         for _ in range(2):
             ip = self._free(network_id, self.networks[network_id].subnets[0])
             if ip is not None:
-                mac = f"02:{self.number:02x}:00:00:{len(self.port_rows[network_id]) // 256:02x}:{len(self.port_rows[network_id]) % 256:02x}"
+                serial = len(self.port_rows[network_id])
+                mac = f"02:{self.number:02x}:00:00:{serial // 256:02x}:{serial % 256:02x}"
                 self.port_rows[network_id][ip] = PortFacts(ip=ip, mac=mac, infrastructure=False)
                 self.keeper.port_made(network_id)
                 return ip
@@ -140,8 +146,11 @@ class SimulatedVim:
         old = next((s for s in network.subnets if s.cidr == shape.cidr), None)
         pools = shape.pools if shape.pools is not None else (old.pools if old else ())
         new = SubnetFacts(
-            subnet_id=old.subnet_id if old else str(uuid.uuid4()), cidr=shape.cidr,
-            ip_version=shape.ip_version, gateway_ip=shape.gateway_ip, pools=pools,
+            subnet_id=old.subnet_id if old else str(uuid.uuid4()),
+            cidr=shape.cidr,
+            ip_version=shape.ip_version,
+            gateway_ip=shape.gateway_ip,
+            pools=pools,
         )
         others = tuple(s for s in network.subnets if s.cidr != shape.cidr)
         self.networks[network_id] = network.model_copy(update={"subnets": (*others, new)})
@@ -242,9 +251,7 @@ class _Remote:
                 raise from_dict(error.as_dict(), sites=[self.site]) from None
             if frozenset((self.me, self.site)) in self.wire.cuts:
                 raise away
-            return (
-                type(answer).model_validate_json(answer.model_dump_json()) if answer is not None else None
-            )
+            return type(answer).model_validate_json(answer.model_dump_json()) if answer is not None else None
 
         return call
 
@@ -331,6 +338,15 @@ class Quiet:
     def create_step(self, step: str, seconds: float) -> None:
         return
 
+    def set_services(self, counts: Any) -> None:
+        return
+
+    def set_blocks(self, counts: Any) -> None:
+        return
+
+    def set_outbox(self, depth: int, oldest_age: float) -> None:
+        return
+
 
 class Cloud:
     def __init__(self, *names: str, url: str = "sqlite://", limits: Limits = LIMITS) -> None:
@@ -399,7 +415,9 @@ class Cloud:
             initiator=Initiator(user_id="alice", project_id=project, site=site),
         )
 
-    async def create(self, at: str, kind: str, *entries: str | Entry, ctx: Context | None = None, **more: Any) -> Any:
+    async def create(
+        self, at: str, kind: str, *entries: str | Entry, ctx: Context | None = None, **more: Any
+    ) -> Any:
         """entries: "A:ID" or "A"."""
         resources = []
         for entry in entries:

@@ -36,6 +36,7 @@ from diminet.south.linux.linux import LinuxSouth
 from diminet.south.linux.rest import make_vim_app
 from diminet.south.linux.vim import LinuxVim
 from diminet.south.linux.vim_store import VimStore
+from diminet.south.metered import MeteredSouth
 from diminet.store import schema
 from diminet.store.store import SqlStore
 
@@ -100,13 +101,14 @@ class Site:
             request_timeout_s=settings.limits.request_timeout,
         )
         stack.push_async_callback(peers.close)
+        metrics.certificate_days.labels(name).set_function(credentials.days_left)
         vim, south = await open_south(settings, stack)
         here = Instance(
             name=name,
             number=settings.site.number,
             store=store,
             peers=peers,
-            south=south,
+            south=MeteredSouth(south, metrics.vim),
             directory=directory,
             identity=identity,
             clock=SystemClock(),

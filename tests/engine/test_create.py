@@ -1,11 +1,11 @@
 import asyncio
 
 import pytest
-from simulated_cloud import Cloud, until
 
 from diminet.errors import CidrOverlap, NetworkNotFound, ResourceBusy, SiteUnreachable
 from diminet.messages import Change
 from diminet.model import Entry
+from simulated_cloud import Cloud, until
 
 
 def run(work):
@@ -130,7 +130,10 @@ def test_defer_completes_by_itself_after_healing():
 
         async def online():
             shown = await cloud["A"].requests.show(cloud.caller(), service_id)
-            return shown.operating_status == "ONLINE" and len(cloud.vims["B"].targets[service_id].import_targets) == 2
+            return (
+                shown.operating_status == "ONLINE"
+                and len(cloud.vims["B"].targets[service_id].import_targets) == 2
+            )
 
         await until(online)
         await cloud.close()

@@ -6,6 +6,7 @@ longer heals is worse than one that reports.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -147,10 +148,32 @@ class Engine:
     async def _repair(self) -> None:
         for error in await self.reconciler.repair():
             log.warning("repair", code=error.code, message=error.message, sites=error.sites)
+        await self.reconciler.look_for_overlaps()
         for row in await self.here.store.read(self._with_pools):
             await self.pools.keep_ahead(row)
         await self.here.store.write(self._prune)
         await self._settle()
+        await self._figures()
+
+    async def _figures(self) -> None:
+        """How much there is of everything, for the metrics."""
+
+        def look(tx: Tx) -> tuple[Counter[tuple[str, str]], Counter[tuple[str, str]], list[float]]:
+            services: Counter[tuple[str, str]] = Counter()
+            blocks: Counter[tuple[str, str]] = Counter()
+            for row in tx.live_services():
+                services[row.document.type, row.status.value] += 1
+                for held in tx.blocks(row.document.service_id):
+                    own = held.block.owner == self.here.name
+                    state = ("pooled" if held.pooled else "spare") if own else "remote"
+                    blocks[held.block.owner, state] += 1
+            return services, blocks, [o.created_at for o in tx.outbox()]
+
+        services, blocks, posted = await self.here.store.read(look)
+        self.here.meter.set_services(services)
+        self.here.meter.set_blocks(blocks)
+        oldest = self.here.clock.now() - min(posted) if posted else 0.0
+        self.here.meter.set_outbox(len(posted), oldest)
 
     def _with_pools(self, tx: Tx) -> list[ServiceRow]:
         return [

@@ -14,6 +14,7 @@ from diminet.errors import DiminetError, NetworkNotFound
 from diminet.model import (
     Connection,
     Document,
+    Event,
     Health,
     OperatingStatus,
     ProvisioningStatus,
@@ -27,6 +28,7 @@ class Reconciler:
         self.here = here
         self.pools = pools
         self.health: Mapping[str, Health] = {}
+        self.appeared: Mapping[str, tuple[str, ...]] = {}
 
     async def realise(self, service_id: str) -> None:
         """Make this site's part of the service as its row says. Raises what the VIM said; the
@@ -164,7 +166,49 @@ class Reconciler:
             return OperatingStatus.OFFLINE
         if health is None:
             return OperatingStatus.UNKNOWN
-        return OperatingStatus.DEGRADED if health.problems else OperatingStatus.ONLINE
+        wrong = self.problems(row.document.service_id)
+        return OperatingStatus.DEGRADED if wrong else OperatingStatus.ONLINE
+
+    def problems(self, service_id: str) -> tuple[str, ...]:
+        """What was wrong with our part when we last looked: sentences."""
+        health = self.health.get(service_id)
+        return (*(health.problems if health else ()), *self.appeared.get(service_id, ()))
+
+    async def look_for_overlaps(self) -> None:
+        """Subnets that have appeared since the document was written and stand against it."""
+        rows = await self.here.store.read(lambda tx: tx.live_services())
+        found: dict[str, tuple[str, ...]] = {}
+        for row in rows:
+            if row.document.tombstone or row.left is not None:
+                continue
+            problems = await self._appeared(row.document)
+            if problems:
+                found[row.document.service_id] = problems
+        for service_id in found.keys() - self.appeared.keys():
+            await self._tell_appeared(service_id, found[service_id])
+        self.appeared = found
+
+    async def _appeared(self, document: Document) -> tuple[str, ...]:
+        here, networks = self.here, []
+        for resource in document.resources_of(here.name):
+            try:
+                networks.append(await here.south.network(resource.resource_id))
+            except NetworkNotFound:
+                return (f"network {resource.resource_id} of site {here.name} is gone",)
+        committed = await here.store.read(lambda tx: self._neighbours(tx, document))
+        return here.type_of(document.type).appeared(document, here.name, networks, committed)
+
+    async def _tell_appeared(self, service_id: str, problems: Sequence[str]) -> None:
+        event = Event(
+            at=self.here.clock.now(),
+            kind="drift",
+            service_id=service_id,
+            project_id=None,
+            request_id=None,
+            site=self.here.name,
+            detail={"problems": list(problems)},
+        )
+        await self.here.store.write(lambda tx: tx.add_event(event))
 
     async def look(self) -> None:
         """Read from the South how everything is."""

@@ -43,7 +43,7 @@ class Views:
         resources = [await self._resource(row, r, known, states, held) for r in document.resources]
         resources += [v for m in document.members if m.deferred for v in self._missing(m)]
         capabilities = await self.here.south.capabilities() if in_full else None
-        warnings = list(row.warnings)
+        warnings = [*row.warnings, *self.reconciler.problems(service_id)]
         if capabilities is not None and not capabilities.data_plane:
             warnings.append("no-data-plane")
         return ServiceView(

@@ -1,0 +1,53 @@
+"""Counts and times every call that the engine makes to a South."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import TypeVar
+
+from diminet.engine.ports import South
+from diminet.model import Capabilities, Health, NetworkFacts, PortFacts, SubnetShape, Target
+
+T = TypeVar("T")
+
+
+class MeteredSouth:
+    """A South in front of another. meter: makes the context in which a named call runs."""
+
+    def __init__(self, inner: South, meter: Callable[[str], AbstractContextManager[None]]) -> None:
+        self._inner = inner
+        self._meter = meter
+        self.kind = inner.kind
+
+    async def _call(self, name: str, work: Awaitable[T]) -> T:
+        with self._meter(name):
+            return await work
+
+    async def capabilities(self) -> Capabilities:
+        return await self._inner.capabilities()
+
+    async def network(self, network_id: str) -> NetworkFacts:
+        return await self._call("network", self._inner.network(network_id))
+
+    async def ports(self, network_id: str) -> tuple[PortFacts, ...]:
+        return await self._call("ports", self._inner.ports(network_id))
+
+    async def make_network(self, service_id: str, project_id: str, name: str, key: str) -> str:
+        return await self._call("make_network", self._inner.make_network(service_id, project_id, name, key))
+
+    async def shape_subnet(self, network_id: str, shape: SubnetShape) -> None:
+        await self._call("shape_subnet", self._inner.shape_subnet(network_id, shape))
+
+    async def drop_network(self, network_id: str) -> bool:
+        return await self._call("drop_network", self._inner.drop_network(network_id))
+
+    async def connect(self, target: Target) -> None:
+        await self._call("connect", self._inner.connect(target))
+
+    async def disconnect(self, service_id: str) -> None:
+        await self._call("disconnect", self._inner.disconnect(service_id))
+
+    async def realised(self) -> Mapping[str, Health]:
+        return await self._call("realised", self._inner.realised())
+
+    async def problems(self) -> tuple[str, ...]:
+        return await self._inner.problems()
