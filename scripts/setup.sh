@@ -52,6 +52,7 @@ enabled_services() { find /etc/systemd/system -name '*.service' -type l 2>/dev/n
 install_packages() {
     say "installing Debian packages: $missing"
     before=$(mktemp)
+    log=$(mktemp)
     enabled_services >"$before"
     ours=
     if [ ! -e "$POLICY" ]; then
@@ -64,12 +65,12 @@ install_packages() {
     update_lists
     # shellcheck disable=SC2086 # a list of words
     as_root env DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=l apt-get -y -qq --no-install-recommends \
-        -o DPkg::Lock::Timeout=$LOCK_WAIT -o Dpkg::Options::=--force-confold install $missing </dev/null ||
-        die "apt-get could not install: $missing"
+        -o DPkg::Lock::Timeout=$LOCK_WAIT -o Dpkg::Options::=--force-confold install $missing </dev/null >"$log" 2>&1 ||
+        die "apt-get could not install $missing: $(tail -n 20 "$log")"
     enabled_services | comm -13 "$before" - | while read -r link; do
         as_root systemctl disable --quiet "$(basename "$link")" 2>/dev/null || as_root rm -f "$link"
     done
-    rm -f "$before"
+    rm -f "$before" "$log"
     if [ -n "$ours" ]; then
         as_root rm -f "$POLICY"
         trap - EXIT INT TERM
