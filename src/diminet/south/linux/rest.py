@@ -32,6 +32,7 @@ from diminet.south.linux.vim_tables import NetworkRow, PortRow, SubnetRow
 from diminet.south.linux.vim_views import View, choose_fields, network_view, page, port_view, subnet_view
 
 MAX_BODY = 1 << 20  # bytes
+NO_TOKEN = "notused"  # what keystoneauth sends for `--os-auth-type none`
 
 Authenticate = Callable[[str], Awaitable[Caller]]
 
@@ -129,8 +130,8 @@ class _Gate:
         self._max_body = max_body
 
     async def actor(self, request: Request) -> Actor:
-        token = request.headers.get("x-auth-token")
-        if token:
+        token = request.headers.get("x-auth-token", NO_TOKEN)
+        if token != NO_TOKEN:
             caller = await self._authenticate(token)
         elif self._anonymous is not None:
             caller = self._anonymous
