@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+from rich.text import Text
 
 from diminet.cli.output import console, note, print_json, table
 from diminet.lab.client import PING_COUNT, PING_INTERVAL, Lab
@@ -220,4 +221,4 @@ def _tell(as_json: bool, document: dict[str, Any], sentence: str) -> None:
     if as_json:
         print_json(document)
     else:
-        console().print(sentence, soft_wrap=True)
+        console().print(Text(sentence), soft_wrap=True)  # a MAC address is no emoji
