@@ -1,5 +1,6 @@
 """A networking service on a real database, with a kernel that records instead of acting."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -55,6 +56,7 @@ class RecordingKernel:
 
     async def plug(self, network_id: str, port_id: str, ns_name: str, **shape: Any) -> None:
         self._act("plug")
+        await asyncio.sleep(0)
         assert network_id in self.bridge_mtu
         shape = {name: list(v) if name in ("addresses", "gateways") else v for name, v in shape.items()}
         self.plugged[port_id] = {"network_id": network_id, "instance": ns_name, **shape}

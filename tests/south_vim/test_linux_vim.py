@@ -1,12 +1,13 @@
 """The networking service itself: addresses, tenants, refusals, crashes. Doubles only for the kernel."""
 
 import asyncio
+import sqlite3
 from collections.abc import Awaitable, Callable
 from ipaddress import ip_address, ip_network
 
 import pytest
 
-from diminet.errors import BadSurroundings, SiteRefused
+from diminet.errors import BadSurroundings, SiteRefused, StorageUnavailable
 from diminet.model import AddressRange
 from diminet.south.linux import names
 from diminet.south.linux.vim_access import Quotas
@@ -330,6 +331,49 @@ def test_changes_reach_the_instances(site):
     run(work)
 
 
+def test_a_port_deleted_while_all_are_plugged_again_stays_gone(site):
+    async def work():
+        async with site.vim() as vim:
+            network, _ = await web(vim, site.tenant)
+            request = PortCreate(network_id=network.id)
+            ports = [await vim.create_port(site.tenant, request) for _ in range(8)]
+            await asyncio.gather(
+                *[vim.delete_port(site.tenant, port.id) for port in ports],
+                *[vim.update_network(site.tenant, network.id, NetworkUpdate(mtu=1300 + n)) for n in range(8)],
+                *[vim.wiring.port(port.id) for port in ports],
+            )
+            assert site.kernel.plugged == {}
+            assert await vim.ports(site.admin) == []
+
+    run(work)
+
+
+@pytest.mark.parametrize("trouble", ["garbage", "directory", "locked", "no parent"])
+def test_a_database_that_cannot_be_used_is_said_to_be_so(tmp_path, trouble):
+    path = tmp_path / "vim.db"
+    holder = sqlite3.connect(tmp_path / "vim.db") if trouble == "locked" else None
+    if trouble == "garbage":
+        path.write_bytes(b"this is no database" * 1000)
+    elif trouble == "directory":
+        path.mkdir()
+    elif trouble == "no parent":
+        path = tmp_path / "nothing" / "vim.db"
+    elif holder:
+        holder.execute("BEGIN EXCLUSIVE")
+
+    async def work():
+        store = VimStore(path, busy_timeout=0.1)
+        try:
+            with pytest.raises(StorageUnavailable, match=r"vim\.db cannot be used"):
+                await store.open()
+        finally:
+            await store.close()
+
+    run(work)
+    if holder:
+        holder.close()
+
+
 def test_macs_by_hand(site):
     async def work():
         async with site.vim() as vim:
@@ -460,8 +504,6 @@ def test_a_crash_at_any_point_of_a_port_is_finished_by_the_restart(site):
 
 
 def test_a_database_of_another_version_is_refused(tmp_path):
-    import sqlite3
-
     async def once():
         store = VimStore(tmp_path / "vim.db")
         try:

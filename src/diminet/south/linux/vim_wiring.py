@@ -61,9 +61,10 @@ class Wiring:
     def instance_path(self, instance: str) -> Path:
         return self._kernel.instance_path(instance)
 
-    def _lock(self, network_id: str) -> asyncio.Lock:
-        """One after the other on one network, so that the last to read the rows is the last to act."""
-        return self._locks.setdefault(network_id, asyncio.Lock())
+    def _lock(self, id_: str) -> asyncio.Lock:
+        """One after the other on one network or port, so that the last to read its row is the last to
+        act: a port that is being removed must not be plugged in again."""
+        return self._locks.setdefault(id_, asyncio.Lock())
 
     # -- networks ----------------------------------------------------------------------------------
 
@@ -112,7 +113,10 @@ class Wiring:
 
     async def port(self, port_id: str) -> None:
         """The port's instance is plugged in, or taken out where port or network is switched off."""
+        async with self._lock(port_id):
+            await self._port(port_id)
 
+    async def _port(self, port_id: str) -> None:
         def look(tx: VimTx) -> tuple[PortRow, NetworkRow, list[SubnetRow]] | None:
             port = tx.port(port_id)
             network = tx.network(port.network_id) if port else None
@@ -148,9 +152,11 @@ class Wiring:
 
     async def remove_port(self, port: PortRow) -> None:
         """Of a port whose row is DELETING: its address is free only when nothing answers to it."""
-        if port.instance:
-            await self._kernel.unplug(port.id, port.instance)
-        await self._store.write(lambda tx: tx.delete_port(port.id))
+        async with self._lock(port.id):
+            if port.instance:
+                await self._kernel.unplug(port.id, port.instance)
+            await self._store.write(lambda tx: tx.delete_port(port.id))
+        self._locks.pop(port.id, None)
 
     # -- repair ------------------------------------------------------------------------------------
 
@@ -174,12 +180,15 @@ class Wiring:
         for port_id in await self._kernel.ports() - known:
             await self._kernel.unplug(port_id, f"vm-{port_id}")
         instances = {port.instance for port in ports}
-        directory = self._kernel.instance_path("x").parent
-        for name in _names_in(directory):
-            if name not in instances and names.network_of_gateway(name) is None:
+        gateways = await self._kernel.gateways()
+        for name in _names_in(self._kernel.instance_path("x").parent):
+            network_id = names.network_of_gateway(name)
+            if network_id is not None:
+                gateways.add(network_id)  # a crash may leave the namespace without its device
+            elif name not in instances:
                 await self._kernel.unplug(_NO_PORT, name)
         known = {network.id for network in networks}
-        for network_id in await self._kernel.gateways() - known:
+        for network_id in gateways - known:
             await self._kernel.remove_gateway(network_id)
         for network_id in set(await self._kernel.bridges()) - known:
             await self._kernel.delete_bridge(network_id)
