@@ -9,7 +9,7 @@ from diminet.errors import InvalidRequest
 from diminet.model import ProvisioningStatus
 from diminet.store.rows import Rows
 from diminet.store.services import Stage, parse
-from diminet.store.tables import member_states, service_members, service_tags, services
+from diminet.store.tables import service_members, service_tags, services
 
 SORT_KEYS: dict[str, "sa.Column[Any]"] = {
     "created_at": services.c.created_at,
@@ -53,16 +53,10 @@ class Lists(Rows):
 
 
 def _shown(status: str | None) -> sa.ColumnElement[bool]:
-    """Without being asked for: neither revoked ones, nor deleted ones that wait for nobody."""
+    """Without being asked for: neither revoked ones, nor deleted ones that are settled (whose GET is 404)."""
     if status == ProvisioningStatus.REVOKED:
         return services.c.status == status
-    waited_for = (
-        sa.exists()
-        .where(member_states.c.service_id == services.c.id)
-        .where(member_states.c.clean.is_(False))
-        .correlate(services)
-    )
-    unsettled = sa.or_(services.c.stage != Stage.SETTLED, waited_for)
+    unsettled = services.c.stage != Stage.SETTLED
     if status is None:
         return sa.and_(services.c.status != ProvisioningStatus.REVOKED, unsettled)
     return sa.and_(services.c.status == status, unsettled)
