@@ -56,8 +56,8 @@ class WorldDouble(World):
     def pools(self, site: str, network_id: str) -> list[tuple[str, str]]:
         return POOLS[site]
 
-    def addresses(self, instance: Instance) -> Addresses:
-        return self.really.get(instance, Addresses(instance.mac, (instance.ip,)))
+    def addresses(self, instances: Sequence[Instance]) -> list[Addresses]:
+        return [self.really.get(one, Addresses(one.mac, (one.ip,))) for one in instances]
 
     def everything(self, sites: Sequence[str]) -> dict[str, frozenset[str]]:
         return {site: self.things[site] for site in sites}

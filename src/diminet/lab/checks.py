@@ -217,7 +217,7 @@ def boots(
 
 def addresses_distinct(world: World, seen: Observations, name: str, instances: Sequence[Instance]) -> bool:
     """No IP and no MAC address twice, as the instances themselves have them."""
-    actual = [world.addresses(instance) for instance in instances]
+    actual = world.addresses(instances)
     ok = True
     for what, values in (
         ("IP addresses", [ip for one in actual for ip in one.ips]),
