@@ -108,8 +108,8 @@ _LOCKED = "stayed locked by another process; try again, and if it goes on, end w
 _STORAGE_FAILURES = {
     sqlite3.SQLITE_BUSY: _LOCKED,
     sqlite3.SQLITE_LOCKED: _LOCKED,
-    sqlite3.SQLITE_READONLY: "is read-only; make the file and its directory writable for the user that "
-    "DIMINET runs as, on a file system that is mounted read-write",
+    sqlite3.SQLITE_READONLY: "is read-only; make its file, those beside it (-wal, -shm) and their directory "
+    "writable for the user that DIMINET runs as, on a file system that is mounted read-write",
     sqlite3.SQLITE_PERM: "may not be accessed; give its file to the user that DIMINET runs as",
     sqlite3.SQLITE_AUTH: "may not be accessed; give its file to the user that DIMINET runs as",
     sqlite3.SQLITE_FULL: "has no room left on its disk; free some space there, then try again",
