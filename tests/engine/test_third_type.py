@@ -18,6 +18,9 @@ class Mirror:
     def check(self, entries, params, receiver):
         return dict(params)
 
+    def check_change(self, entries):
+        return None
+
     def wanted(self, own, params, before):
         return {}
 

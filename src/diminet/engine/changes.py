@@ -55,6 +55,7 @@ class Changes:
             raise RevisionConflict("the service has changed since you read it; read it again and repeat")
         entries = self._entries(document, change)
         fields = {f: getattr(change, f) for f in KEPT if getattr(change, f) is not None}
+        self.here.type_of(document.type).check_change(entries)
         if entries == entries_of(document) and all(getattr(document, f) == v for f, v in fields.items()):
             return ChangeAnswer(document=document)
         await self.write(ctx, document, entries, fields, change.operation)

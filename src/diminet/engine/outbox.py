@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from diminet.engine.instance import Instance
 from diminet.engine.participant import Participant
 from diminet.engine.ports import MemberRow, OutboxRow, ServiceRow, Tx
-from diminet.errors import DiminetError, ServiceNotFound, Unavailable
+from diminet.errors import DiminetError, ResourceBusy, ServiceNotFound, Unavailable
 from diminet.logic.lifecycle import back_off, provisioning
 from diminet.messages import (
     Acknowledgement,
@@ -106,13 +106,21 @@ class Outbox:
             answer = await peer.bury(ctx, row.service_id, stone)
             await here.store.write(lambda tx: self._buried(tx, ctx, row, answer))
         else:
-            put = await here.store.read(lambda tx: self.letter(tx, row.service_id))
+            put = await here.store.read(lambda tx: self._for(tx, row))
             if put is None:
                 await here.store.write(lambda tx: tx.unpost(row))
                 return
             state = await peer.put(ctx, row.service_id, put)
             await here.store.write(lambda tx: self.note(tx, row.service_id, state, row))
             await here.tell_news()
+
+    def _for(self, tx: Tx, row: OutboxRow) -> DocumentPut | None:
+        """A site that leaves is told only when the change is concluded: it cannot be called back."""
+        put = self.letter(tx, row.service_id)
+        leaves = put is not None and put.document.member(row.peer) is None
+        if leaves and tx.intent(row.service_id) is not None:
+            raise ResourceBusy(f"service {row.service_id} is being changed")
+        return put
 
     def letter(self, tx: Tx, service_id: str) -> DocumentPut | None:
         """What is sent to a member: the document as it stands and the blocks as we know them."""

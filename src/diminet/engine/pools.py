@@ -97,17 +97,22 @@ class Pools:
         """Free addresses of ours: in the pool, and spare."""
         held = await self.here.store.read(lambda tx: self._mine(tx, document))
         size = self._size(document, cidr)
-        used = [
-            p.ip
-            for resource in document.resources_of(self.here.name)
-            for p in await self.here.south.ports(resource.resource_id)
-        ]
+        used = await self._used(document, cidr)
 
         def count(*, pooled: bool) -> int:
             mine = [h.block for h in held if h.block.cidr == cidr and h.pooled is pooled]
             return block_logic.room(mine, size, used)
 
         return count(pooled=True), count(pooled=False)
+
+    async def _used(self, document: Document, cidr: str) -> list[str]:
+        """Addresses in use here: of ports, and our gateways whether a port holds them or not."""
+        ports = [
+            p.ip
+            for resource in document.resources_of(self.here.name)
+            for p in await self.here.south.ports(resource.resource_id)
+        ]
+        return [*ports, *self._gateways(document, cidr)]
 
     async def more_room(self, network_id: str, cidr: str) -> bool:
         """Pool spare of our own, else ask the others. True if the pool has grown."""
@@ -223,7 +228,10 @@ class Pools:
     async def _gift(
         self, row: ServiceRow, requester: str, request: BlockRequest, most: int
     ) -> tuple[Block, ...]:
-        return await self.here.store.write(lambda tx: self._write_gift(tx, row, requester, request, most))
+        used = await self._used(row.document, request.cidr)
+        return await self.here.store.write(
+            lambda tx: self._write_gift(tx, row, requester, request, most, used)
+        )
 
     def _spare(self, held: Sequence[HeldBlock], cidr: str) -> list[Block]:
         return [
@@ -231,13 +239,24 @@ class Pools:
         ]
 
     def _write_gift(
-        self, tx: Tx, row: ServiceRow, requester: str, request: BlockRequest, most: int
+        self,
+        tx: Tx,
+        row: ServiceRow,
+        requester: str,
+        request: BlockRequest,
+        most: int,
+        used: Sequence[str],
     ) -> tuple[Block, ...]:
         service_id = row.document.service_id
         given = tx.grant(service_id, requester, request.cidr, request.number)
         if given is not None:
             return given
-        spare = self._spare(tx.blocks(service_id), request.cidr)
+        size = self._size(row.document, request.cidr)
+        spare = [
+            block
+            for block in self._spare(tx.blocks(service_id), request.cidr)
+            if not block_logic.in_use(block, size, used)  # a VIM whose pools are advisory
+        ]
         chosen = block_logic.choose_gift(spare, most) if most else ()
         gift = tuple(block_logic.next_version(b, requester, self.here.name) for b in chosen)
         if gift:

@@ -45,6 +45,10 @@ class Reservations:
         here = self.here
         await here.identity.authorise(ctx, request.project_id)
         kind = here.type_of(request.type)
+        if ctx.sender is not None:
+            # Only our own user may say which of our networks need not be clean.
+            wanted = {key: value for key, value in request.wanted.items() if key != "origin"}
+            request = request.model_copy(update={"wanted": wanted})
         for entry in request.entries:
             if entry.resource_id:
                 await self.theirs(entry.resource_id, request.project_id)
@@ -134,18 +138,17 @@ class Reservations:
         joined = held is not None and any(
             r.resource_id == row.network_id for r in held.resources_of(here.name)
         )
-        shapes = () if joined else kind.narrow(network, ports, request, here.name)
+        facts = ResourceFacts(
+            network=network, made=row.made, ports=ports, reaches=reaches(row.network_id, committed)
+        )
+        if joined:
+            return facts
+        kind.fit(facts, request, here.name, committed)
+        shapes = kind.narrow(network, ports, request, here.name)
         if shapes:
             await self._narrow(row, network, shapes)
             ports = await here.south.ports(row.network_id)
-        facts = ResourceFacts(
-            network=network,
-            made=row.made,
-            ports=ports,
-            narrowed=tuple(shapes),
-            reaches=reaches(row.network_id, committed),
-        )
-        if not joined:
+            facts = facts.model_copy(update={"ports": ports, "narrowed": tuple(shapes)})
             kind.fit(facts, request, here.name, committed)
         return facts
 

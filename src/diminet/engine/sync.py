@@ -140,6 +140,8 @@ class Sync:
         snapshot = await self.here.peers.at(site).snapshot(ctx, service_id)
         if snapshot.document is None or snapshot.document.tombstone:
             return
+        if snapshot.document.member(self.here.name) is None and not snapshot.confirmed:
+            return  # a change that may still be taken back: we leave when it is concluded
         told = ctx.model_copy(update={"sender": site})
         put = DocumentPut(document=snapshot.document, blocks=snapshot.blocks)
         try:
