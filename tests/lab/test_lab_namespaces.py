@@ -25,23 +25,28 @@ def command(*words: str) -> str:
     return subprocess.run(words, capture_output=True, text=True, check=True).stdout
 
 
-def host_state() -> dict[str, Any]:
-    """What a lab could leave on the host."""
-    links = re.findall(r"^\d+: ([^:@]+)", command("ip", "-o", "link"), re.MULTILINE)
+def host_state(lab: Lab) -> dict[str, Any]:
+    """What that lab could leave on the host. Other labs and tests may run here at the same time."""
+    device = plan.host_device(lab.state_dir)
     sysctls = {
         str(path): path.read_text()
         for where in ("ipv4", "ipv6", "core", "netfilter")
         for path in Path("/proc/sys/net", where).glob("*")
-        if path.is_file() and os.access(path, os.R_OK) and path.stat().st_mode & 0o444
+        if path.is_file() and path.stat().st_mode & 0o444
     }
+    points = [line.split(" ")[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    links = re.findall(r"^\d+: ([^:@]+)", command("ip", "-o", "link"), re.MULTILINE)
+    routes = command("ip", "route", "show", "table", "all").splitlines()
     return {
-        "links": sorted(links),
-        "routes": sorted(command("ip", "route", "show", "table", "all").splitlines()),
+        "links": sorted(name for name in links if name == device or not name.startswith("dlab")),
+        "routes": sorted(line for line in routes if device in line or "dlab" not in line),
         "rules": command("nft", "list", "ruleset"),
         "mounts": sorted(
-            line.split(" ", 2)[2] for line in Path("/proc/self/mountinfo").read_text().splitlines()
+            point
+            for point in points
+            if point.startswith(str(lab.state_dir)) or not point.startswith(("/tmp/", "/var/tmp/"))
         ),
-        "run": sorted(os.listdir("/run")),
+        "run": {name: Path("/run", name).exists() for name in ("frr", "netns", "diminet", "mount")},
         "sysctls": {name: value for name, value in sysctls.items() if "random" not in name},
     }
 
@@ -191,8 +196,8 @@ def test_tcp_passes_the_relay(lab: Lab) -> None:
 
 @pytest.mark.parametrize("ending", ["down", "kill supervisor", "kill init", "kill outermost", "terminate"])
 def test_nothing_is_left(tmp_path: Path, ending: str) -> None:
-    before = host_state()
     lab = Lab(tmp_path / "lab")
+    before = host_state(lab)
     start(lab, 2, wan_delay_ms=5)
     outermost = state.Process.model_validate_json((lab.state_dir / state.PROCESS).read_bytes()).pid
     init = int(command("ps", "-o", "pid=", "--ppid", str(outermost)))
@@ -214,7 +219,7 @@ def test_nothing_is_left(tmp_path: Path, ending: str) -> None:
     lab.down()
     assert namespace not in pid_namespaces()
     assert not lab.state_dir.exists()
-    assert host_state() == before
+    assert host_state(lab) == before
 
 
 def test_up_after_a_crash_cleans_first(lab: Lab) -> None:
@@ -263,14 +268,14 @@ def test_two_labs_do_not_meet(lab: Lab, tmp_path: Path) -> None:
 
 
 def test_a_failed_start_says_why_and_leaves_nothing(tmp_path: Path) -> None:
-    before = host_state()
     lab = Lab(tmp_path / "lab")
+    before = host_state(lab)
     with pytest.raises(BadSurroundings) as failure:
         lab.up(2, instance_command=("sh", "-c", "echo the disk is full; exit 1"))
     assert "instance of site" in failure.value.message
     assert "the disk is full" in failure.value.message
     assert not lab.state_dir.exists()
-    assert host_state() == before
+    assert host_state(lab) == before
 
 
 def test_a_directory_with_other_files_is_left_alone(tmp_path: Path) -> None:
@@ -320,8 +325,8 @@ def test_without_a_lab(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_lab_in_the_foreground_ends_with_its_command(tmp_path: Path, number: signal.Signals) -> None:
-    before = host_state()
     lab = Lab(tmp_path / "lab")
+    before = host_state(lab)
     script = (
         "import sys; from pathlib import Path; from diminet.lab.client import Lab\n"
         "from diminet.cli import lab\n"
@@ -342,4 +347,4 @@ def test_a_lab_in_the_foreground_ends_with_its_command(tmp_path: Path, number: s
     else:
         assert status == 0
     assert not lab.state_dir.exists()
-    assert host_state() == before
+    assert host_state(lab) == before
