@@ -15,7 +15,14 @@ from time import perf_counter
 from typing import Any, Final, TextIO
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
@@ -89,6 +96,8 @@ def configure_logging(level: str = "info", stream: TextIO | None = None) -> None
 
 
 # -- metrics ---------------------------------------------------------------------------------------
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the text and say when we started
 
 REQUEST_IDS_KEPT: Final = 1000
 """Request ids whose east-west messages are counted one by one: the most recent ones."""

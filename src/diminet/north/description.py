@@ -105,7 +105,7 @@ def etag(location: bool = False) -> dict[str, Any]:
     }
 
 
-def extra(
+def reads(
     *headers: dict[str, Any], query: type[NoQuery] = NoQuery, body: type[BaseModel] | None = None
 ) -> dict[str, Any]:
     """`openapi_extra` of an operation with a token."""

@@ -59,28 +59,30 @@ _EVENTS: Responses = {200: _HISTORY, **d.refusals(404)}
 
 def _services(do: ServiceOperations) -> list[Row]:
     """Every operation that needs a token."""
-    match = d.extra(d.IF_MATCH)
-    history = d.extra(d.LAST_EVENT_ID, query=EventsQuery)
-    create = d.extra(d.PREFER, d.IDEMPOTENCY_KEY, body=CreateAsked)
+    match = d.reads(d.IF_MATCH)
+    history = d.reads(d.LAST_EVENT_ID, query=EventsQuery)
+    create = d.reads(d.PREFER, d.IDEMPOTENCY_KEY, body=CreateAsked)
     return [
         ("POST", COLLECTION, do.create, _CREATED, create),
-        ("GET", COLLECTION, do.list, _LISTED, d.extra(query=ListQuery)),
+        ("GET", COLLECTION, do.list, _LISTED, d.reads(query=ListQuery)),
         ("GET", ONE, do.show, _SHOWN, match),
-        ("PUT", ONE, do.modify, _MODIFIED, d.extra(d.IF_MATCH, body=ModifyAsked)),
+        ("PUT", ONE, do.modify, _MODIFIED, d.reads(d.IF_MATCH, body=ModifyAsked)),
         ("DELETE", ONE, do.delete, _DELETED, match),
-        ("POST", ONE + "/resources", do.join, _CHANGED, d.extra(d.IF_MATCH, body=JoinAsked)),
+        ("POST", ONE + "/resources", do.join, _CHANGED, d.reads(d.IF_MATCH, body=JoinAsked)),
         ("DELETE", ENTRY, do.leave_site, _LEFT, match),
         ("DELETE", NETWORK, do.leave, _LEFT, match),
-        ("POST", ONE + "/pools", do.more_room, _CHANGED, d.extra(d.IF_MATCH, body=MoreRoomAsked)),
+        ("POST", ONE + "/pools", do.more_room, _CHANGED, d.reads(d.IF_MATCH, body=MoreRoomAsked)),
         ("GET", ONE + "/events", do.service_events, _EVENTS, history),
         ("GET", "/events", do.all_events, _ALL_EVENTS, history),
-        ("GET", "/sites", do.sites, _SITES, d.extra()),
+        ("GET", "/sites", do.sites, _SITES, d.reads()),
     ]
 
 
 def _public(do: PublicOperations) -> list[Row]:
     """What needs no token."""
-    few = {status: answer for status, answer in d.refusals().items() if status in (400, 406, 429, 500)}
+    few: Responses = {
+        status: answer for status, answer in d.refusals().items() if status in (400, 406, 429, 500)
+    }
     ready: Responses = {503: {"model": ReadyAnswer, "description": "What fails"}}
     answers: list[tuple[str, Operation, Responses]] = [
         ("/", do.versions, {200: {"model": VersionsAnswer}}),
