@@ -26,6 +26,7 @@ from diminet.lab.world import Instance, World
 STATE = FilePath("/run/diminet-demo")
 SITES = 3
 AT_ONCE = 6  # instances booted at each site at the same time
+GONE_WITHIN = 5.0  # seconds from `down` until nothing is left
 WIDTH = 150  # columns of the tables where the output is no terminal
 ROUTED = {"A": "10.1.0.0/24", "B": "10.2.0.0/24", "C": "10.3.0.0/24"}
 CLASH = "10.1.0.0/16"  # at B; overlaps A's
@@ -198,18 +199,25 @@ def pid_namespace(lab: Lab) -> str:
     return os.readlink(f"/proc/{zebra}/ns/pid")
 
 
-def nothing_left(seen: Observations, state: FilePath, namespace: str) -> bool:
+def nothing_left(seen: Observations, state: FilePath, namespace: str, *, within: float = GONE_WITHIN) -> bool:
     """Of the lab, on the host: no device, process, mount or file."""
+    end = time.monotonic() + within
+    left = _left(state, namespace)
+    while left and time.monotonic() < end:  # the kernel may still be burying the last processes
+        time.sleep(0.1)
+        left = _left(state, namespace)
+    text = "; ".join(left) or "nothing"
+    return seen.see("the lab is down", expected="nothing left on this host", seen=text, ok=not left)
+
+
+def _left(state: FilePath, namespace: str) -> list[str]:
     device = plan.host_device(state)
     left = [f"device {device}"] * FilePath("/sys/class/net", device).exists()
     left += [f"directory {state}"] * state.exists()
     mounts = FilePath("/proc/self/mountinfo").read_text().splitlines()
     left += [f"mount {line.split()[4]}" for line in mounts if str(state) in line]
-    left += [
-        f"process {process.name}" for process in FilePath("/proc").glob("[0-9]*") if _in(process, namespace)
-    ]
-    text = "; ".join(left) or "nothing"
-    return seen.see("the lab is down", expected="nothing left on this host", seen=text, ok=not left)
+    left += [f"process {each.name}" for each in FilePath("/proc").glob("[0-9]*") if _in(each, namespace)]
+    return left
 
 
 def _in(process: FilePath, namespace: str) -> bool:
