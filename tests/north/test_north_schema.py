@@ -17,7 +17,7 @@ NAMES = (
     "negative_data_rejection",
     "unsupported_method",
 )
-OPERATIONS = 18
+OPERATIONS = 17  # schemathesis leaves out the path that the description itself came from
 PUBLIC = ("/", "/openapi.json", "/docs", "/healthcheck", "/readyz", "/metrics")
 
 

@@ -53,11 +53,7 @@ IF_MATCH = header(
 )
 COMMON_HEADERS = (
     header(REQUEST_ID_HEADER, "your id for this request; made if missing; answered, logged, handed to peers"),
-    header(
-        VERSION_HEADER,
-        "`intersite 1.N`; 406 outside the range",
-        {"type": "string", "pattern": r"^intersite (1\.0|latest)$"},
-    ),
+    header(VERSION_HEADER, "`intersite 1.N` or `intersite latest`; 406 outside the range"),
 )
 
 
@@ -68,7 +64,9 @@ IDEMPOTENCY_KEY = header(
     {"type": "string", "minLength": 1, "maxLength": MAX_IDEMPOTENCY_KEY, "pattern": "^[!-~]+$"},
 )
 LAST_EVENT_ID = header(
-    "Last-Event-ID", "of a stream: go on after that event", {"type": "string", "pattern": "^[0-9]{1,18}$"}
+    "Last-Event-ID",
+    "go on after that event; goes before `marker`",
+    {"type": "string", "pattern": "^[0-9]{1,18}$"},
 )
 
 

@@ -171,11 +171,12 @@ class ServiceOperations:
     async def _events(
         self, request: Request, caller: Caller, asked: EventsQuery, service_id: str | None
     ) -> Response:
+        last = last_event_id(request)
+        after = asked.marker if last is None else last
         if wants_stream(request):
-            after = last_event_id(request)
-            return await self._streams.start(caller, service_id, asked.marker if after is None else after)
+            return await self._streams.start(caller, service_id, after)
         limit = page(asked.limit, default=self._limits.list_page, most=self._limits.list_page_most)
-        found = await self._requests.events(caller, service_id, asked.marker, limit + 1)
+        found = await self._requests.events(caller, service_id, after, limit + 1)
         told = [views.event(event, admin=caller.admin) for event in found[:limit]]
         more = str(told[-1]["id"]) if len(found) > limit else None
         return JSONResponse({"events": told, "events_links": self._links(request, more)})

@@ -34,7 +34,7 @@ def wants_stream(request: Request) -> bool:
 def last_event_id(request: Request) -> int | None:
     """Raises InvalidRequest."""
     text = request.headers.get("last-event-id")
-    if text is None or text == "":
+    if text is None:
         return None
     if not (text.isascii() and text.isdigit() and len(text) <= 19 and int(text) <= MAX_SEQ):
         raise InvalidRequest("Last-Event-ID is the id of an event that you have got, a number; correct it")
