@@ -16,6 +16,7 @@ from diminet.errors import DiminetError
 from diminet.north.client import ApiError
 
 PIPE_WIDTH = 240  # columns when stdout is no terminal: ids must not be folded
+WHOLE = ("id", "network")  # columns of ids, for copying: others are folded first
 
 STATUS_STYLE = {
     "ACTIVE": "green",
@@ -60,7 +61,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str |
     """A table that any console prints; cells are shown by `cell`."""
     made = Table(title=title, title_justify="left", header_style="bold")
     for column in columns:
-        made.add_column(column, overflow="fold")
+        made.add_column(column, overflow="fold", no_wrap=column in WHOLE)
     for row in rows:
         made.add_row(*(cell(value) for value in row))
     return made
