@@ -171,19 +171,20 @@ async def open_south(settings: Settings, stack: AsyncExitStack) -> tuple[LinuxVi
     kernel = Kernel(south.run_dir)
     stack.callback(kernel.close)
     frr = Frr(FRR_RUN / (south.frr_pathspace or ""), south.bgp_asn, timeout=settings.limits.vim_timeout)
+    vteps: dict[int, str] = {}
     dataplane = DataPlane(
         kernel,
         frr,
         site_number=settings.site.number,
         vtep=south.vtep_ip,
-        vteps={},
+        vteps=vteps,
         mtu=south.mtu,
     )
     vim = LinuxVim(VimStore(settings.vim_database()), kernel, settings.site.number, mtu=south.mtu)
     await dataplane.start()
     await vim.start()
     stack.push_async_callback(vim.close)
-    return vim, LinuxSouth(vim, dataplane, mtu=south.mtu)
+    return vim, LinuxSouth(vim, dataplane, mtu=south.mtu, vtep=south.vtep_ip, vteps=vteps)
 
 
 async def listen(stack: AsyncExitStack, listener: Listener) -> None:

@@ -141,6 +141,7 @@ class Member(Wire):
     slot: int
     join: int = 1
     rid: str | None = None
+    vtep: str | None = None
     deferred: bool = False
     wanted: tuple[Entry, ...] = ()  # of a deferred member: what is to be joined when it is back
 
@@ -282,6 +283,7 @@ class Capabilities(Wire):
     shared_gateway: bool = False
     movable_gateway: bool = True
     data_plane: bool = True
+    vtep: str | None = None  # address that ends this site's tunnels
 
 
 class Target(Model):
@@ -304,6 +306,7 @@ class Target(Model):
     mtu: int | None = None
     anycast_gateway: bool = False
     peers: tuple[int, ...] = ()
+    vteps: dict[int, str] = {}  # number of a peer -> its tunnel address, as far as known
 
 
 class Health(Model):

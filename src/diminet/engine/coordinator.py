@@ -257,6 +257,7 @@ class Coordinator:
                     slot=old.slot if old else slots[name],
                     join=old.join if old else joins.get(name, 0) + 1,
                     rid=promise.rid if promise else (old.rid if old else None),
+                    vtep=promise.capabilities.vtep if promise else (old.vtep if old else None),
                     deferred=name in away,
                     wanted=tuple(e for e in entries if e.site == name) if name in away else (),
                 )

@@ -182,6 +182,7 @@ class L2:
             mtu=own[0].mtu,
             anycast_gateway=document.params.get("gateway") == "shared",
             peers=tuple(m.number for m in others),
+            vteps={m.number: m.vtep for m in others if m.vtep},
         )
 
     def block_size(self, document: Document, cidr: str) -> int:

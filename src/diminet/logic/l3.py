@@ -133,6 +133,7 @@ class L3:
             remote_cidrs=tuple(s.cidr for r in theirs if r.site in live for s in r.subnets),
             mtu=min((r.mtu for r in document.resources if r.mtu is not None), default=None),
             peers=tuple(m.number for m in others),
+            vteps={m.number: m.vtep for m in others if m.vtep},
         )
 
     def block_size(self, document: Document, cidr: str) -> int:

@@ -39,22 +39,33 @@ class Recovered(NamedTuple):
 
 
 class LinuxSouth:
-    """South of a linux site. mtu: bytes that a tunnel carries.
+    """South of a linux site. mtu: bytes that a tunnel carries. vtep: this site's tunnel address. vteps:
+    site number -> tunnel address of the others, shared with the data plane and learned from targets.
 
     The keeper of the pools is set on the networking service (`vim.keeper`), which asks it.
     """
 
     kind = "linux"
 
-    def __init__(self, vim: LinuxVim, dataplane: SiteDataPlane, *, mtu: int | None = None) -> None:
+    def __init__(
+        self,
+        vim: LinuxVim,
+        dataplane: SiteDataPlane,
+        *,
+        mtu: int | None = None,
+        vtep: str | None = None,
+        vteps: dict[int, str] | None = None,
+    ) -> None:
         self._vim = vim
         self._store = vim.store
         self._wiring = vim.wiring
         self._dataplane = dataplane
         self._mtu = mtu or vim.mtu
+        self._vtep = vtep
+        self._vteps = {} if vteps is None else vteps
 
     async def capabilities(self) -> Capabilities:
-        return Capabilities(kind=self.kind, mtu=self._mtu, shared_gateway=True)
+        return Capabilities(kind=self.kind, mtu=self._mtu, shared_gateway=True, vtep=self._vtep)
 
     # -- what is there -----------------------------------------------------------------------------
 
@@ -206,6 +217,7 @@ class LinuxSouth:
     # -- the data plane ----------------------------------------------------------------------------
 
     async def connect(self, target: Target) -> None:
+        self._vteps.update(target.vteps)
         for network in [await self.network(network_id) for network_id in target.networks]:
             if target.layer == "l3" and not any(subnet.gateway_ip for subnet in network.subnets):
                 raise SiteRefused(
