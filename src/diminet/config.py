@@ -168,6 +168,13 @@ class LimitSettings(Section):
     )
     outbox_batch: Count = Field(100, description="messages of the outbox that are sent at one go")
     request_timeout: Seconds = Field(10.0, description="seconds for a user's request, undo included")
+    undo_share: float = Field(
+        0.25, gt=0, lt=1, description="part of request_timeout that is kept for undoing a failed request"
+    )
+    busy_pause: Seconds = Field(0.05, description="seconds before a busy network is asked for again")
+    confirm_delay: Seconds = Field(
+        0.3, description="seconds that a master gathers news before it confirms them to the members"
+    )
     connect_timeout: Seconds = Field(3.0, description="seconds to open a connection to a peer")
     reservation_lifetime: Seconds = Field(
         30.0, description="seconds that a reservation lasts; more than request_timeout"
