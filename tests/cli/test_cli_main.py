@@ -69,7 +69,7 @@ def test_a_bug_is_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     def broken(*_: object, **__: object) -> None:
         raise KeyError("gone")
 
-    monkeypatch.setattr("diminet.north.client.NorthClient.services", broken)
+    monkeypatch.setattr("diminet.client.NorthClient.services", broken)
     assert main(["service", "list", "--url", "http://127.0.0.1:1", "--token", "t", "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["error"]["code"] == "internal-error"
 

@@ -13,8 +13,8 @@ import pytest
 from diminet.cli import progress
 from diminet.cli.main import main
 from diminet.cli.service import entry_of
+from diminet.client import ApiError, NorthClient
 from diminet.errors import DiminetError
-from diminet.north.client import ApiError, NorthClient
 
 ID = "0f0e0d0c-0b0a-4908-8706-050403020100"
 SERVICE = {

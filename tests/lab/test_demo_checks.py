@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from diminet.client import Answer, ApiError
 from diminet.errors import DiminetError, SiteRefused, SiteUnreachable
 from diminet.lab import checks
 from diminet.lab.observations import Observations, Path, Phase
 from diminet.lab.world import Addresses, Instance, World
-from diminet.north.client import Answer, ApiError
 
 A1 = Instance("A", "vm1", "10.9.0.2", "02:00:00:00:00:01")
 A2 = Instance("A", "vm2", "10.9.0.3", "02:00:00:00:00:02")

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from diminet.client import ApiError
 from diminet.errors import DiminetError
-from diminet.north.client import ApiError
 
 PIPE_WIDTH = 240  # columns when stdout is no terminal: ids must not be folded
 WHOLE = ("id", "network")  # columns of ids, for copying: others are folded first

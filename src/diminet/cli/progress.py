@@ -9,8 +9,8 @@ from rich.live import Live
 
 from diminet.cli import views
 from diminet.cli.output import console
+from diminet.client import ApiError, NorthClient
 from diminet.errors import SiteUnreachable
-from diminet.north.client import ApiError, NorthClient
 
 POLL_INTERVAL = 0.3  # seconds between two looks
 WAIT_MOST = 60.0  # seconds; a create ends by the instance's request_timeout (10), its undo included

@@ -8,8 +8,8 @@ import typer
 from diminet.cli import progress, views
 from diminet.cli.output import console, note
 from diminet.cli.session import Session, with_session
+from diminet.client import ApiError
 from diminet.errors import SiteRefused
-from diminet.north.client import ApiError
 
 app = typer.Typer(help="Inter-site services: create, look at, change, delete.", no_args_is_help=True)
 sites_app = typer.Typer(help="The other sites.", no_args_is_help=True)

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from diminet.cli.output import print_json
+from diminet.client import NorthClient
 from diminet.errors import BadSurroundings
-from diminet.north.client import NorthClient
 
 DEFAULT_STATE = Path("/run/diminet-lab")
 LAB_FILE = "lab.json"

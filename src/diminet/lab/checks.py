@@ -11,10 +11,10 @@ from ipaddress import ip_address
 from itertools import permutations
 from typing import Any
 
+from diminet.client import ApiError
 from diminet.errors import DiminetError
 from diminet.lab.observations import Observations, Path, Phase
 from diminet.lab.world import Instance, World
-from diminet.north.client import ApiError
 
 PINGS = 3  # of each direction, once traffic is expected to flow
 PAUSE = 0.3  # seconds between two tries

@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from diminet.client import NorthClient
 from diminet.errors import BadSurroundings
 from diminet.lab import shell
 from diminet.lab.client import Lab
-from diminet.north.client import NorthClient
 
 BETWEEN_PINGS = 0.2  # seconds
 AT_ONCE = 8  # instances looked into at the same time
