@@ -20,6 +20,7 @@ from diminet.errors import DiminetError
 from diminet.lab import checks, plan
 from diminet.lab.checks import every_direction
 from diminet.lab.client import Lab
+from diminet.lab.daemon import tail
 from diminet.lab.observations import Line, Observations, Path, Phase
 from diminet.lab.world import Instance, World
 
@@ -227,6 +228,12 @@ def _in(process: FilePath, namespace: str) -> bool:
         return False  # it has just ended
 
 
+def print_logs(console: Console, state: FilePath) -> None:
+    """The end of each instance's log: it goes with the lab, and would be missed."""
+    for log in sorted(state.glob("*/instance.log")):
+        console.print(Text(f"{log}:\n{tail(log)}"), soft_wrap=True)
+
+
 def run(state: FilePath, console: Console) -> Observations:
     """Bring a lab up, tell the story, and bring the lab down whatever happens."""
     began = time.monotonic()
@@ -248,6 +255,8 @@ def run(state: FilePath, console: Console) -> Observations:
             Story(World(lab), seen).tell()
         except DiminetError as error:
             seen.see("the run goes on to its end", expected="no error", seen=error.message, ok=False)
+        if seen.failed:
+            print_logs(console, state)
     finally:
         lab.down()
     nothing_left(seen, state, namespace)
