@@ -99,6 +99,7 @@ class Site:
             credentials=credentials,
             incarnation=lambda: meta.incarnation,
             request_timeout_s=settings.limits.request_timeout,
+            connect_timeout_s=settings.limits.connect_timeout,
         )
         stack.push_async_callback(peers.close)
         metrics.certificate_days.labels(name).set_function(credentials.days_left)
@@ -205,7 +206,15 @@ def limits(settings: Settings) -> Limits:
     return Limits(
         request_timeout=given.request_timeout,
         reservation_lifetime=given.reservation_lifetime,
+        undo_share=given.undo_share,
+        busy_pause=given.busy_pause,
+        confirm_delay=given.confirm_delay,
         sync_interval=given.sync_interval,
+        reconcile_interval=given.reconcile_interval,
+        backoff_first=given.outbox_backoff_first,
+        backoff_most=given.outbox_backoff_most,
+        vni_k_first=settings.identifiers.vni_k_first,
+        vni_k_last=settings.identifiers.vni_k_last,
         settle_interval=given.settle_interval,
         revoked_ttl=given.revoked_ttl,
         events_ttl=given.events_ttl,

@@ -115,7 +115,6 @@ class SouthSettings(Section):
 
     kind: Literal["linux"] = Field("linux", description="kind of site")
     vtep_ip: str = Field(min_length=2, description="IP address of this host that ends the VXLAN tunnels")
-    underlay_device: str = Field(min_length=1, max_length=15, description="device that carries vtep_ip")
     frr_pathspace: str | None = Field(
         None, min_length=1, description="`-N NAME` of the FRR that serves this site; default: the plain one"
     )
@@ -166,14 +165,13 @@ class LimitSettings(Section):
     outbox_backoff_most: Seconds = Field(
         10.0, description="seconds that it never exceeds; at most sync_interval"
     )
-    outbox_batch: Count = Field(100, description="messages of the outbox that are sent at one go")
     request_timeout: Seconds = Field(10.0, description="seconds for a user's request, undo included")
     undo_share: float = Field(
         0.25, gt=0, lt=1, description="part of request_timeout that is kept for undoing a failed request"
     )
     busy_pause: Seconds = Field(0.05, description="seconds before a busy network is asked for again")
     confirm_delay: Seconds = Field(
-        0.3, description="seconds that a master gathers news before it confirms them to the members"
+        0.3, description="seconds after which a member asks the master whether all are active"
     )
     connect_timeout: Seconds = Field(3.0, description="seconds to open a connection to a peer")
     reservation_lifetime: Seconds = Field(
@@ -185,12 +183,9 @@ class LimitSettings(Section):
     # storage and VIM
     storage_timeout: Seconds = Field(5.0, description="seconds to wait for a locked database")
     vim_timeout: Seconds = Field(10.0, description="seconds for one call to the VIM or to FRR")
-    vim_threads: int = Field(16, ge=1, le=256, description="threads for blocking calls to the VIM")
     # what is kept, and how long
-    revoked_ttl: Seconds = Field(DAY, description="seconds that a revoked service stays readable")
-    idempotency_ttl: Seconds = Field(DAY, description="seconds that an Idempotency-Key is kept")
-    tombstone_ttl: Seconds = Field(
-        7 * DAY, description="seconds that a tombstone is kept after every site has acknowledged it"
+    revoked_ttl: Seconds = Field(
+        DAY, description="seconds that a revoked or deleted service is kept, and an idempotency key"
     )
     events_ttl: Seconds = Field(90 * DAY, description="seconds that events are kept")
     events_most: Count = Field(100_000, description="events that are kept at most")
@@ -200,7 +195,6 @@ class LimitSettings(Section):
         MIB, ge=64 * KIB, le=64 * MIB, description="bytes of a peer's message at most"
     )
     body_timeout: Seconds = Field(10.0, description="seconds in which a request body must have arrived")
-    header_bytes: int = Field(32 * KIB, ge=4 * KIB, le=MIB, description="bytes of a request's head at most")
     json_depth: int = Field(32, ge=8, le=200, description="nested brackets in a body at most")
     # users
     services_per_project: Count = Field(100, description="quota: services of a project")

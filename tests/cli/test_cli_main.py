@@ -78,7 +78,7 @@ def test_database_upgrade_backup_restore(tmp_path: Path, capsys: pytest.CaptureF
     file = tmp_path / "diminet.toml"
     file.write_text(
         f'[site]\nname = "A"\nnumber = 1\ndata_dir = "{tmp_path}"\n'
-        '[south]\nvtep_ip = "10.0.0.1"\nunderlay_device = "eth0"\n'
+        '[south]\nvtep_ip = "10.0.0.1"\n'
     )
     assert main(["db", "upgrade", "--config", str(file)]) == 0
     copy = tmp_path / "copy.db"

@@ -268,3 +268,28 @@ def test_l2_join_gets_a_share_and_leave_gives_it_back():
         await cloud.close()
 
     run(main())
+
+
+def test_a_vim_that_hangs_does_not_hold_the_user_beyond_the_time_and_is_undone():
+    async def main():
+        cloud = Cloud("A", "B")
+        await cloud.run()
+        ids = {s: cloud.vims[s].add_network(f"10.{i}.0.0/24") for i, s in enumerate("AB")}
+        before = cloud.pictures()
+        release = asyncio.Event()
+        connect = cloud.vims["A"].connect
+
+        async def hang(target):
+            await release.wait()
+            await connect(target)
+
+        cloud.vims["A"].connect = hang
+        started = asyncio.get_running_loop().time()
+        with pytest.raises(SiteUnreachable):
+            await cloud.create("A", "l3", *(f"{s}:{ids[s]}" for s in "AB"))
+        assert asyncio.get_running_loop().time() - started < 2 * cloud.limits.request_timeout
+        release.set()
+        await until(lambda: cloud.pictures() == before)
+        await cloud.close()
+
+    run(main())

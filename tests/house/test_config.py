@@ -11,7 +11,6 @@ name = "paris"
 number = 1
 [south]
 vtep_ip = "10.0.0.1"
-underlay_device = "eth0"
 """
 
 

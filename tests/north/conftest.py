@@ -24,7 +24,7 @@ def serve_north():
         configure_logging("info", log)
         settings = Settings(
             site={"name": "paris", "number": 1},
-            south={"vtep_ip": "10.0.0.1", "underlay_device": "eth0"},
+            south={"vtep_ip": "10.0.0.1"},
             north={"public_url": public_url},
             limits=LimitSettings(**{"rate_burst": 100_000} | limits),
         )

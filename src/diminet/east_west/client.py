@@ -38,6 +38,7 @@ from diminet.messages import (
 )
 
 DEFAULT_REQUEST_TIMEOUT_S = 10.0
+DEFAULT_CONNECT_TIMEOUT_S = 3.0
 DEFAULT_CONNECTIONS_PER_PEER = 32
 DEFAULT_IDLE_S = 60.0  # shorter than the listener's keep-alive: this end closes first
 DEFAULT_RETRY_AFTER_S = 10.0  # told to users whose request met a site that is away
@@ -60,7 +61,8 @@ class HttpPeers:
     """engine.ports.Peers. close() it at the end, in the loop in which it was used.
 
     incarnation: of this instance, asked for every message. request_timeout_s: a call ends after that,
-    or at `ctx.deadline` if that is sooner. connections_per_peer: at once; more calls wait their turn.
+    or at `ctx.deadline` if that is sooner, and one that cannot even connect after connect_timeout_s.
+    connections_per_peer: at once; more calls wait their turn.
     idle_s: an unused connection is closed after that. now: epoch seconds.
     """
 
@@ -72,6 +74,7 @@ class HttpPeers:
         credentials: Credentials,
         incarnation: Callable[[], str],
         request_timeout_s: float = DEFAULT_REQUEST_TIMEOUT_S,
+        connect_timeout_s: float = DEFAULT_CONNECT_TIMEOUT_S,
         connections_per_peer: int = DEFAULT_CONNECTIONS_PER_PEER,
         idle_s: float = DEFAULT_IDLE_S,
         retry_after_s: float = DEFAULT_RETRY_AFTER_S,
@@ -84,6 +87,7 @@ class HttpPeers:
         self._credentials = credentials
         self._incarnation = incarnation
         self._request_timeout_s = request_timeout_s
+        self._connect_timeout_s = connect_timeout_s
         self._connections_per_peer = connections_per_peer
         self._idle_s = idle_s
         self._retry_after_s = retry_after_s
@@ -219,7 +223,7 @@ class HttpPeers:
                     limit=0, limit_per_host=self._connections_per_peer, keepalive_timeout=self._idle_s
                 ),
                 cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(total=None),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
                 auto_decompress=False,
                 trust_env=False,
                 trace_configs=[_reuse_tracing()],

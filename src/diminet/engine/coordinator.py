@@ -194,7 +194,7 @@ class Coordinator:
         now = here.clock.now()
 
         def decide(tx: Tx) -> None:
-            k = tx.take_identifier(intent.service_id, 1, identifiers.KS_A_SITE - 1)
+            k = tx.take_identifier(intent.service_id, here.limits.vni_k_first, here.limits.vni_k_last)
             document = Document(
                 service_id=intent.service_id,
                 epoch=Epoch(1, here.number),
@@ -472,6 +472,27 @@ class Coordinator:
         except DiminetError as error:
             return error
         return None
+
+    async def abandon(self, ctx: Context, service_id: str, error: DiminetError) -> None:
+        """An operation that has overrun its time was stopped; undo it, as after a crash."""
+        try:
+            await self._undo(ctx, service_id, error)
+        except DiminetError:
+            return  # its intent is still there: resumed by the loop
+
+    async def _undo(self, ctx: Context, service_id: str, error: DiminetError) -> None:
+        def look(tx: Tx) -> tuple[IntentRow | None, ServiceRow | None]:
+            return tx.intent(service_id), tx.service(service_id)
+
+        intent, row = await self.here.store.read(look)
+        if intent is None:
+            return
+        if row is None:
+            await self.give_up(ctx, intent, error)
+        elif intent.before is not None and row.document.pair == intent.before.pair:
+            await self.drop_intent(ctx, intent, error)
+        elif not row.document.tombstone:
+            await self._take_back(ctx, row.document, error)
 
     # -- after a crash ---------------------------------------------------------------------------------
 

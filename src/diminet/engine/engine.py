@@ -127,7 +127,7 @@ class Engine:
         interval = self.here.limits.sync_interval
         async with asyncio.TaskGroup() as group:
             group.create_task(self._every(1.0, self._deliver))
-            group.create_task(self._every(interval, self._repair))
+            group.create_task(self._every(self.here.limits.reconcile_interval, self._repair))
             group.create_task(self._every(interval, self._sync))
 
     async def _every(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:

@@ -22,6 +22,9 @@ class Limits:
     reservation_lifetime: float = 30.0
     busy_pause: float = 0.05
     sync_interval: float = 10.0
+    reconcile_interval: float = 5.0
+    backoff_first: float = 0.5
+    backoff_most: float = 10.0
     confirm_delay: float = 0.3
     settle_interval: float = 0.0
     revoked_ttl: float = 86400.0
@@ -29,6 +32,8 @@ class Limits:
     events_most: int = 100_000
     watermark: int = 4
     pool_step: int = 1
+    vni_k_first: int = 1
+    vni_k_last: int = 4095
     services_per_project: int = 1000
     members_per_service: int = 250
     parallel_repairs: int = 4

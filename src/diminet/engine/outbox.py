@@ -81,7 +81,8 @@ class Outbox:
         return None
 
     def _later(self, tx: Tx, row: OutboxRow) -> None:
-        wait = back_off(row.attempts, self.here.limits.sync_interval, self.here.clock.random())
+        limits = self.here.limits
+        wait = back_off(row.attempts, limits.backoff_first, limits.backoff_most, self.here.clock.random())
         tx.post(
             row.model_copy(update={"attempts": row.attempts + 1, "next_at": self.here.clock.now() + wait})
         )

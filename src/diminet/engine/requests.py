@@ -1,6 +1,7 @@
 """What a user may ask of this instance: done here if we are the master, else handed to it."""
 
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
 
 from diminet.engine.changes import Changes
 from diminet.engine.coordinator import Coordinator
@@ -31,6 +32,7 @@ from diminet.messages import (
 )
 from diminet.model import Document, Event, ProvisioningStatus
 
+T = TypeVar("T")
 WRITERS = frozenset({"admin", "member"})
 
 
@@ -68,23 +70,55 @@ class Requests:
         idempotency: tuple[str, str] | None,
     ) -> tuple[ServiceView, bool]:
         """The service, and whether every member is active. idempotency: (key, hash of the body)."""
-        may_write(caller)
-        self._concerned(request)
         service_id = self.here.clock.uuid()
-        repeated = await self.here.store.write(
-            lambda tx: self._admit(tx, caller.project_id, request, idempotency, service_id)
-        )
-        if repeated is None:
-            try:
-                await self.coordinator.create(ctx, caller.project_id, request, service_id, wait=wait)
-            except DiminetError as error:
-                await self._forget(caller.project_id, idempotency)
-                await self._audit(ctx, service_id, "create", error)
-                raise
+        try:
+            may_write(caller)
+            self._concerned(request)
+            repeated = await self.here.store.write(
+                lambda tx: self._admit(tx, caller.project_id, request, idempotency, service_id)
+            )
+            if repeated is None:
+                await self._make(caller, ctx, request, service_id, wait=wait, idempotency=idempotency)
+        except DiminetError as error:
+            await self._audit(ctx, service_id, "create", error)
+            raise
         row = await self._row(repeated or service_id)
         view = await self.views.of(row)
         deferred = any(m.deferred for m in row.document.members)
         return view, row.status == ProvisioningStatus.ACTIVE and not deferred
+
+    async def _make(
+        self,
+        caller: Caller,
+        ctx: Context,
+        request: CreateRequest,
+        service_id: str,
+        *,
+        wait: bool,
+        idempotency: tuple[str, str] | None,
+    ) -> None:
+        project = caller.project_id
+        work = self.coordinator.create(ctx, project, request, service_id, wait=wait)
+        try:
+            await self._in_time(ctx, service_id, work)
+        except DiminetError:
+            await self._forget(project, idempotency)
+            raise
+
+    async def _in_time(self, ctx: Context, service_id: str, work: Coroutine[Any, Any, T]) -> T:
+        """A user never waits beyond the request's time, whatever hangs; what was begun is undone."""
+        try:
+            async with self.here.clock.timeout(self.here.limits.request_timeout):
+                return await work
+        except TimeoutError:
+            error = SiteUnreachable(
+                f"site {self.here.name} could not finish within {self.here.limits.request_timeout:g} s; "
+                "what was begun is being undone; try again later",
+                sites=[self.here.name],
+                retry_after=self.here.limits.request_timeout,
+            )
+            self.here.later(self.coordinator.abandon(ctx, service_id, error))
+            raise error from None
 
     def _concerned(self, request: CreateRequest) -> None:
         if request.type not in self.here.types:
@@ -236,7 +270,7 @@ class Requests:
         initiator = ctx.initiator.model_copy(update={"project_id": row.document.project_id})
         ctx = ctx.model_copy(update={"initiator": initiator})
         if row.document.epoch.site == self.here.number:
-            return await self.changes.apply(ctx, service_id, change)
+            return await self._in_time(ctx, service_id, self.changes.apply(ctx, service_id, change))
         try:
             return await self.here.peers.at(row.document.master).hand_in(ctx, service_id, change)
         except SiteUnreachable:

@@ -14,7 +14,6 @@ from diminet.identity import file as identity_file
 from diminet.identity.file import TokenEntry, Vouch
 from diminet.lab.plan import ASN, EAST_WEST_PORT, NORTH_PORT, SOUTH_PORT, LabPlan, SitePlan
 from diminet.lab.state import LAB_FILE
-from diminet.lab.wan import SITE_WAN
 from diminet.model import Model, Site
 
 CONFIG_FILE = "diminet.toml"
@@ -107,7 +106,6 @@ def settings(plan: LabPlan, site: SitePlan) -> dict[str, dict[str, Any]]:
         "directory": {"path": str(home / "sites.toml")},
         "south": {
             "vtep_ip": site.wan_ip,
-            "underlay_device": SITE_WAN,
             "frr_pathspace": pathspace(site),
             "bgp_asn": ASN,
             "vim_host": site.management_ip,

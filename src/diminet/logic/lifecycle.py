@@ -103,10 +103,10 @@ def operating(document: Document, states: Mapping[str, OperatingStatus]) -> Oper
     return OperatingStatus.DEGRADED
 
 
-def back_off(attempts: int, most: float, chance: float) -> float:
-    """Seconds until the next try: doubling from half a second, never above `most`, jittered by
-    `chance` in [0, 1) so that sites that come back together do not call together."""
-    full = min(most, 0.5 * float(2 ** min(attempts, 16)))
+def back_off(attempts: int, first: float, most: float, chance: float) -> float:
+    """Seconds until the next try: doubling from `first`, never above `most`, jittered by `chance` in
+    [0, 1) so that sites that come back together do not call together."""
+    full = min(most, first * float(2 ** min(attempts, 16)))
     return full * (0.5 + 0.5 * chance)
 
 

@@ -32,7 +32,7 @@ from diminet.south.linux.vim_tables import NetworkRow, PortRow, SubnetRow
 from diminet.south.linux.vim_views import View, choose_fields, network_view, page, port_view, subnet_view
 
 MAX_BODY = 1 << 20  # bytes
-NO_TOKEN = "notused"  # what keystoneauth sends for `--os-auth-type none`
+NO_TOKEN = "notused"  # noqa: S105  # what keystoneauth sends for `--os-auth-type none`
 
 Authenticate = Callable[[str], Awaitable[Caller]]
 
