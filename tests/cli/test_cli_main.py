@@ -77,8 +77,7 @@ def test_a_bug_is_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 def test_database_upgrade_backup_restore(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "diminet.toml"
     file.write_text(
-        f'[site]\nname = "A"\nnumber = 1\ndata_dir = "{tmp_path}"\n'
-        '[south]\nvtep_ip = "10.0.0.1"\n'
+        f'[site]\nname = "A"\nnumber = 1\ndata_dir = "{tmp_path}"\n[south]\nvtep_ip = "10.0.0.1"\n'
     )
     assert main(["db", "upgrade", "--config", str(file)]) == 0
     copy = tmp_path / "copy.db"
