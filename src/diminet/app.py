@@ -9,8 +9,10 @@ import asyncio
 import math
 import signal
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
 
 import structlog
 
@@ -28,6 +30,7 @@ from diminet.identity.file import FileIdentity
 from diminet.listener import Listener
 from diminet.logic.types import TYPES
 from diminet.north.app import make_north_app
+from diminet.south.linux import surroundings
 from diminet.south.linux.dataplane import DataPlane
 from diminet.south.linux.frr import Frr
 from diminet.south.linux.frr_daemons import RUN as FRR_RUN
@@ -82,14 +85,17 @@ class Site:
     @classmethod
     async def open(cls, settings: Settings, stack: AsyncExitStack) -> "Site":
         name = settings.site.name
-        settings.site.data_dir.mkdir(parents=True, exist_ok=True)
+        surroundings.check(settings.south.vtep_ip)
         metrics = telemetry.Metrics()
-        files = tls.TlsFiles(settings.east_west.ca, settings.east_west.cert, settings.east_west.key)
-        tls.check(files, name)
-        credentials = tls.Credentials(files, name, recheck_s=settings.east_west.certificate_check_interval)
+        east_west = settings.east_west
+        files = tls.TlsFiles(east_west.ca, east_west.cert, east_west.key, east_west.crl)
+        credentials = tls.Credentials(files, name, recheck_s=east_west.certificate_check_interval)
         directory = FileDirectory(settings.directory.path, name, settings.site.number)
         identity = FileIdentity(settings.identity.path, name)
-        schema.upgrade(settings.database_url())
+        north_context = north_tls(settings)
+        make_directory(settings.site.data_dir, "site.data_dir")
+        make_directory(settings.south.run_dir, "south.run_dir")
+        schema.upgrade(settings.database_url(), storage_timeout_s=settings.limits.storage_timeout)
         store = SqlStore(settings.database_url(), storage_timeout_s=settings.limits.storage_timeout)
         stack.callback(store.close)
         meta = await store.read(lambda tx: tx.meta())
@@ -123,9 +129,12 @@ class Site:
         vim.keeper = engine.pools
         await engine.start()
         readiness = Readiness(here, credentials)
-        await listen(
-            stack,
-            Listener(
+        given = settings.limits
+        listener = partial(
+            Listener, grace_s=math.ceil(given.shutdown_timeout), max_connections=given.connections
+        )
+        listeners = (
+            listener(
                 make_east_west_app(
                     engine,
                     site_name=name,
@@ -133,42 +142,36 @@ class Site:
                     incarnation=lambda: meta.incarnation,
                     received=metrics.east_west_received,
                     revoked=credentials.revoked,
-                    max_body_bytes=settings.limits.east_west_body_bytes,
-                    body_timeout_s=settings.limits.body_timeout,
+                    max_body_bytes=given.east_west_body_bytes,
+                    body_timeout_s=given.body_timeout,
                 ),
-                settings.east_west.host,
-                settings.east_west.port,
+                east_west.host,
+                east_west.port,
                 credentials.server(),
                 name="east-west API",
             ),
-        )
-        await listen(
-            stack,
-            Listener(
-                make_vim_app(vim, identity.authenticate, max_body=settings.limits.body_bytes),
+            listener(
+                make_vim_app(vim, identity.authenticate, max_body=given.body_bytes),
                 settings.south.vim_host,
                 settings.south.vim_port,
                 name="networking service",
             ),
-        )
-        await listen(
-            stack,
-            Listener(
+            listener(
                 make_north_app(engine.requests, identity, metrics, readiness.failing, settings),
                 settings.north.host,
                 settings.north.port,
-                north_tls(settings),
+                north_context,
                 name="north API",
                 trusted_proxies=[settings.north.trusted_proxy] if settings.north.trusted_proxy else [],
             ),
         )
+        await listen(stack, listeners)
         return cls(settings, engine)
 
 
 async def open_south(settings: Settings, stack: AsyncExitStack) -> tuple[LinuxVim, LinuxSouth]:
     """The linux site: its networking service and its data plane, repaired after a crash or a reboot."""
     south = settings.south
-    south.run_dir.mkdir(parents=True, exist_ok=True)
     kernel = Kernel(south.run_dir)
     stack.callback(kernel.close)
     frr = Frr(FRR_RUN / (south.frr_pathspace or ""), south.bgp_asn, timeout=settings.limits.vim_timeout)
@@ -181,16 +184,35 @@ async def open_south(settings: Settings, stack: AsyncExitStack) -> tuple[LinuxVi
         vteps=vteps,
         mtu=south.mtu,
     )
-    vim = LinuxVim(VimStore(settings.vim_database()), kernel, settings.site.number, mtu=south.mtu)
+    store = VimStore(settings.vim_database(), busy_timeout=settings.limits.storage_timeout)
+    vim = LinuxVim(store, kernel, settings.site.number, mtu=south.mtu)
     await dataplane.start()
     await vim.start()
     stack.push_async_callback(vim.close)
     return vim, LinuxSouth(vim, dataplane, mtu=south.mtu, vtep=south.vtep_ip, vteps=vteps)
 
 
-async def listen(stack: AsyncExitStack, listener: Listener) -> None:
-    await listener.start()
-    stack.push_async_callback(listener.stop)
+async def listen(stack: AsyncExitStack, listeners: Sequence[Listener]) -> None:
+    """All ports are taken before one is served: a request never meets half an instance."""
+
+    async def stop() -> None:
+        await asyncio.gather(*(listener.stop() for listener in listeners))
+
+    stack.push_async_callback(stop)
+    for listener in listeners:
+        listener.bind()
+    for listener in listeners:
+        await listener.start()
+
+
+def make_directory(path: Path, setting: str) -> None:
+    """Raises BadSurroundings if it is not there and cannot be made."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadSurroundings(
+            f"the directory {path} cannot be made ({error.strerror}); make it, or set {setting} to another"
+        ) from None
 
 
 def north_tls(settings: Settings) -> ssl.SSLContext | None:

@@ -85,6 +85,10 @@ class EastWestSettings(Section):
     ca: Path = Field(Path("/etc/diminet/pki/ca.pem"), description="PEM file with the CA of the peers")
     cert: Path = Field(Path("/etc/diminet/pki/site.pem"), description="PEM file with this site's certificate")
     key: Path = Field(Path("/etc/diminet/pki/site.key"), description="PEM file with its private key")
+    crl: Path = Field(
+        Path("/etc/diminet/pki/crl.pem"),
+        description="PEM file with the CA's revocation list; while there is none, nothing is revoked",
+    )
     certificate_check_interval: Seconds = Field(
         10.0, description="seconds between looks for new certificate files, taken up without restart"
     )

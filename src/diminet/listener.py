@@ -142,14 +142,22 @@ class Listener:
             backlog=BACKLOG,
             ssl_context_factory=(lambda _config, _default: ssl_context) if ssl_context else None,
         )
+        self._bound: socket.socket | None = None
         self._server: _Server | None = None
         self._task: asyncio.Task[None] | None = None
         self.port = port
 
+    def bind(self) -> None:
+        """Take the port; who connects waits for start(). Raises BadSurroundings when it cannot be had."""
+        self._bound = self._bind()
+        self.port = self._bound.getsockname()[1]
+
     async def start(self) -> None:
-        """Listens when this returns. Raises BadSurroundings when the port cannot be had."""
-        listening = self._bind()
-        self.port = listening.getsockname()[1]
+        """Serves when this returns; takes the port unless bind() did. Raises BadSurroundings."""
+        if self._bound is None:
+            self.bind()
+        listening, self._bound = self._bound, None
+        assert listening is not None
         self._server = _Server(self._config)
         self._task = asyncio.create_task(self._server.serve(sockets=[listening]), name=f"listen {self.port}")
         while not self._server.started:
@@ -161,6 +169,9 @@ class Listener:
 
     async def stop(self) -> None:
         """Accept nothing more, let running requests end (at most grace_s), close every connection."""
+        if self._bound is not None:
+            self._bound.close()
+            self._bound = None
         if self._server is None or self._task is None:
             return
         self._server.stopping.set()

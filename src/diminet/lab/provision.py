@@ -101,6 +101,7 @@ def settings(plan: LabPlan, site: SitePlan) -> dict[str, dict[str, Any]]:
             "ca": str(keys / "ca.pem"),
             "cert": str(keys / "site.pem"),
             "key": str(keys / "site.key"),
+            "crl": str(keys / "crl.pem"),
         },
         "identity": {"path": str(home / "identity.toml")},
         "directory": {"path": str(home / "sites.toml")},

@@ -77,6 +77,11 @@ def create(path: Path, prepare: Callable[[], None] = lambda: None) -> bool:
     return True
 
 
+def leave() -> None:
+    """Put the calling thread into a new namespace that nobody else can find; it goes with the thread."""
+    _check(_libc.unshare(_CLONE_NEWNET), "make a network namespace")
+
+
 def remove(path: Path) -> None:
     """Unmount and delete; nothing if it is not there. Its devices go with it."""
     if exists(path):
