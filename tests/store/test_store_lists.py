@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from store_rows import document, read, row, save, write
+from store_rows import document, pair, read, row, save, write
 
 from diminet.engine.ports import MemberRow, ServiceFilter, ServiceRow
 from diminet.errors import InvalidRequest
@@ -56,6 +56,27 @@ def test_deleted_and_revoked_are_hidden(memory: SqlStore) -> None:
     assert ids(memory) == ["s2"]
     assert ids(memory, status="PENDING_DELETE") == ["s2"]
     assert ids(memory, status="REVOKED") == ["s1", "s4"]
+
+
+def test_what_this_site_has_left_is_hidden_but_can_be_joined_again(memory: SqlStore) -> None:
+    save(
+        memory,
+        row(document("s1"), status=PENDING_DELETE, left=1),
+        row(document("s2"), status=PENDING_DELETE, left=1, settled=True),
+    )
+    assert ids(memory) == ids(memory, status="PENDING_DELETE") == []
+    assert [r.document.service_id for r in read(memory, lambda tx: tx.live_services())] == ["s1"]
+    assert read(memory, lambda tx: tx.count_services("p1")) == 0
+    for service_id in ("s1", "s2"):
+        again = row(document(service_id, at=pair(2)))
+        assert write(memory, lambda tx, again=again: tx.save_service(again, expect=pair()))
+    assert ids(memory) == ["s1", "s2"]
+
+
+def test_what_this_site_has_left_is_forgotten_in_time(memory: SqlStore) -> None:
+    save(memory, row(document("s1"), left=1), row(document("s2"), left=1, settled=True))
+    write(memory, lambda tx: tx.prune(events_before=0.0, events_most=9, settled_before=1e12, now=1e12))
+    assert read(memory, lambda tx: [tx.service("s1") is None, tx.service("s2") is None]) == [False, True]
 
 
 def test_what_cannot_be_is_refused(memory: SqlStore) -> None:

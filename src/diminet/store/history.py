@@ -4,7 +4,7 @@ import sqlalchemy as sa
 
 from diminet.model import Event, ProvisioningStatus
 from diminet.store.rows import Rows
-from diminet.store.services import Services, Stage
+from diminet.store.services import OVER, Services, Stage
 from diminet.store.tables import authorisations, events, idempotency, member_states, outbox, services
 
 IDEMPOTENCY_KEPT_S = 24 * 3600.0
@@ -80,8 +80,8 @@ class Pruning(Services):
         owed = sa.exists().where(outbox.c.service_id == services.c.id).correlate(services)
         old = sa.select(services.c.id).where(services.c.changed_at < before, ~waited_for, ~owed)
         # Two statements, as each has its index; together they would be looked for among all services.
-        settled = self._bodies(old.where(services.c.stage == Stage.SETTLED))
+        over = self._bodies(old.where(services.c.stage.in_(OVER)))
         revoked = self._bodies(
             old.where(services.c.status == ProvisioningStatus.REVOKED, services.c.stage != Stage.BURIED)
         )
-        return [*settled, *revoked]
+        return [*over, *revoked]

@@ -8,7 +8,7 @@ from diminet.engine.ports import ServiceFilter, ServiceRow
 from diminet.errors import InvalidRequest
 from diminet.model import ProvisioningStatus
 from diminet.store.rows import Rows
-from diminet.store.services import Stage, parse
+from diminet.store.services import HIDDEN, parse
 from diminet.store.tables import service_members, service_tags, services
 
 SORT_KEYS: dict[str, "sa.Column[Any]"] = {
@@ -53,13 +53,13 @@ class Lists(Rows):
 
 
 def _shown(status: str | None) -> sa.ColumnElement[bool]:
-    """Without being asked for: neither revoked ones, nor deleted ones that are settled (whose GET is 404)."""
+    """Without being asked for: neither revoked ones, nor any whose GET is 404."""
     if status == ProvisioningStatus.REVOKED:
         return services.c.status == status
-    unsettled = services.c.stage != Stage.SETTLED
+    shown = services.c.stage.not_in(HIDDEN)
     if status is None:
-        return sa.and_(services.c.status != ProvisioningStatus.REVOKED, unsettled)
-    return sa.and_(services.c.status == status, unsettled)
+        return sa.and_(services.c.status != ProvisioningStatus.REVOKED, shown)
+    return sa.and_(services.c.status == status, shown)
 
 
 def _filters(where: ServiceFilter) -> list[sa.ColumnElement[bool]]:

@@ -42,12 +42,22 @@ class Stage(StrEnum):
     LIVE = "live"
     BURIED = "buried"  # a tombstone with something of it still here
     SETTLED = "settled"  # a tombstone with nothing left here
+    LEAVING = "leaving"  # this site has left it; something of it is still here
+    LEFT = "left"  # nothing is; kept for a while so that no old document takes us in again
 
     @classmethod
     def of(cls, row: ServiceRow) -> "Stage":
-        if not row.document.tombstone:
-            return cls.LIVE
-        return cls.SETTLED if row.settled else cls.BURIED
+        if row.document.tombstone:
+            return cls.SETTLED if row.settled else cls.BURIED
+        if row.left is not None:
+            return cls.LEFT if row.settled else cls.LEAVING
+        return cls.LIVE
+
+
+REPLACEABLE = (Stage.LIVE, Stage.LEAVING, Stage.LEFT)  # by a document that is no tombstone
+AT_WORK = (Stage.LIVE, Stage.BURIED, Stage.LEAVING)  # something is, or should be, or should not be here
+OVER = (Stage.SETTLED, Stage.LEFT)
+HIDDEN = (Stage.SETTLED, Stage.LEAVING, Stage.LEFT)  # whose GET is 404
 
 
 class Services(Rows):
@@ -82,7 +92,7 @@ class Services(Rows):
         self._drop(outbox, service_id=service_id, kind="document")
 
     def live_services(self) -> list[ServiceRow]:
-        wanted = services.c.stage.in_([Stage.LIVE, Stage.BURIED])
+        wanted = services.c.stage.in_(AT_WORK)
         return [parse(body) for body in self._bodies(sa.select(services.c.body).where(wanted))]
 
     def services_of_network(self, site: str, network_id: str) -> list[ServiceRow]:
@@ -217,7 +227,7 @@ _REPLACE_SERVICE = (
         services.c.epoch_n == sa.bindparam("held_n"),
         services.c.epoch_site == sa.bindparam("held_site"),
         services.c.revision == sa.bindparam("held_revision"),
-        sa.or_(services.c.stage == Stage.LIVE, sa.bindparam("for_good", type_=sa.Boolean)),
+        sa.or_(services.c.stage.in_(REPLACEABLE), sa.bindparam("for_good", type_=sa.Boolean)),
     )
     .values({column: sa.bindparam(column.name) for column in services.c if column.name != "id"})
 )
