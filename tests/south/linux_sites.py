@@ -274,20 +274,20 @@ def sites(directory: Path, count: int) -> Iterator[list[Site]]:
         yield made
 
 
+def route_target(vni: int, slot: int) -> str:
+    return f"{ASN}:{vni * 256 + slot}"
+
+
 def target(layer: str, service_id: str, vni: int, slot: int, slots: list[int], **more: Any) -> dict[str, Any]:
     """A `Target` in JSON, of the member with that slot; site numbers are the slots."""
-
-    def route_target(number: int) -> str:
-        return f"{ASN}:{vni * 256 + number}"
-
     others = [number for number in slots if number != slot]
     return {
         "service_id": service_id,
         "project_id": "p",
         "layer": layer,
         "vni": vni,
-        "export_target": route_target(slot),
-        "import_targets": [route_target(number) for number in others],
+        "export_target": route_target(vni, slot),
+        "import_targets": [route_target(vni, number) for number in others],
         "peers": others,
         **more,
     }

@@ -253,3 +253,39 @@ def test_a_network_without_gateway_is_refused(three: list[Site]) -> None:
     site.call("disconnect", service_id)
     site.call("drop_network", network)
     linux_sites.same([before], [site])
+
+
+def test_a_member_with_a_high_slot_joins(nets: list[Net]) -> None:
+    """Slots come in pages; the service is whole again after the next page was taken."""
+    one, _, two, three_net = nets
+    service = Routed([one, two], VNI)
+    service.connect()
+    service.whole()
+    high = linux_sites.route_target(VNI, 40)
+    for net in (one, two):
+        here = service.target(net.site, [one, two, three_net])
+        here["import_targets"] = [target for target in here["import_targets"] if not target.endswith("3")]
+        here["import_targets"].append(high)
+        net.site.call("connect", here, {net.id: net.cidrs})
+    there = service.target(three_net.site, [one, two, three_net])
+    three_net.site.call("connect", {**there, "export_target": high}, {three_net.id: three_net.cidrs})
+    all_reach([one.vm, two.vm, three_net.vm])
+    service.close()
+    three_net.site.call("disconnect", service.service_id)
+
+
+def test_a_lost_neighbour_is_reported_and_repaired(nets: list[Net]) -> None:
+    one, _, two, _ = nets
+    service = Routed([one, two], VNI)
+    service.connect()
+    service.whole()
+    bridge = names.vrf_bridge(VNI)
+    one.site.space.sh(
+        f"nsenter --net=/run/netns/{names.vrf(service.service_id)} ip neigh del {two.site.vtep} dev {bridge}"
+    )
+    problems = one.site.call("realised")[service.service_id]
+    assert problems == [f"the site {two.site.vtep} has no neighbour entry"]
+    service.connect(only=one.site)
+    service.whole()
+    assert one.site.call("realised") == {service.service_id: []}
+    service.close()

@@ -142,7 +142,7 @@ class DataPlane:
             self._vtep,
             self._rd(target),
             frozenset({target.export_target}),
-            _imports(target),
+            frozenset(target.import_targets) - {target.export_target},
             frozenset(target.local_cidrs),
         )
         router = overlay.Router(
@@ -168,14 +168,19 @@ class DataPlane:
         return overlay.Branch(path, network.network_id, local, tuple(sorted(far)), network.mtu)
 
     async def _wait_until_up(self, router: overlay.Router) -> None:
-        vni = router.tunnel.vni
         for _ in range(UP_ATTEMPTS):
             for _ in range(int(UP_TIMEOUT / UP_POLL)):
-                if await self._frr.l3_vni_up(vni):
+                if await self._works(router):
                     return
                 await asyncio.sleep(UP_POLL)
             await self._kernel.run("take the router down and up", partial(overlay.bounce, router))
-        raise SiteRefused(f"FRR does not bring up the L3 VNI {vni}: restart FRR")
+        raise SiteRefused(f"FRR does not bring up the L3 VNI {router.tunnel.vni}: restart FRR")
+
+    async def _works(self, router: overlay.Router) -> bool:
+        look = partial(overlay.unresolved, router.path, router.tunnel.vni)
+        return await self._frr.l3_vni_up(router.tunnel.vni) and not await self._kernel.run(
+            "look at the router's neighbours", look
+        )
 
     async def _disconnect_l3(self, service_id: str) -> None:
         name = names.vrf(service_id)
@@ -221,6 +226,8 @@ class DataPlane:
         if not any(lock.locked() for lock in self._locks.values()):
             for vni in running.vnis.keys() - tunnels.keys():
                 await self._frr.drop_vni(vni)
+            if stray := running.stray_members():
+                await self._frr.drop_members(stray)
         generation = await self._frr.generation()
         if generation == self._swept or "Established" not in (await self._frr.sessions()).values():
             return

@@ -50,13 +50,15 @@ class Frr:
             raise SiteRefused(f"FRR refused or does not run: {reason}")
         return text
 
-    async def _configure(self, commands: list[str]) -> Running:
+    async def _configure(self, commands: list[str], *, refresh: bool = False) -> Running:
         """Apply, keep over a restart of the daemons, and read back, in one call.
 
-        Any output of a configuration command is a complaint.
+        refresh: ask the reflectors for their routes again, for what the lists now let in. Any output of
+        a configuration command is a complaint.
         """
+        after = [frr_config.REFRESH] if refresh else []
         output = await self._vtysh(
-            ["configure terminal", *commands, "end", "write memory", "show running-config"]
+            ["configure terminal", *commands, "end", *after, "write memory", "show running-config"]
         )
         said, _, text = output.partition("Building configuration...")
         complaints = [line for line in said.splitlines() if not line.startswith(_SAVED) and line.strip()]
@@ -97,10 +99,21 @@ class Frr:
     async def set_vrf(self, name: str, want: Vrf) -> None:
         """The VRF's BGP instance and L3 VNI are as wanted; its namespace must be known (`vrf_known`)."""
         async with self._lock:
-            have = (await self.running()).vrfs.get(name)
-            commands = frr_config.vrf_commands(self._asn, name, have, want)
-            if commands and (await self._configure(commands)).vrfs.get(name) != want:
+            running = await self.running()
+            have, given = running.vrfs.get(name), running.given.get(name, frozenset())
+            commands = frr_config.vrf_commands(self._asn, name, have, given, want)
+            own = frozenset() if have is None else have.imports
+            members = frr_config.member_commands(own | (running.members & want.imports), want.imports)
+            if not commands and not members:
+                return
+            running = await self._configure([*commands, *members], refresh=bool(members))
+            if running.vrfs.get(name) != want:
                 raise SiteRefused(f"FRR did not take the VRF {name} as written")
+
+    async def drop_members(self, targets: frozenset[str]) -> None:
+        """Take targets off the list of those whose type-5 routes are let in."""
+        async with self._lock:
+            await self._configure(frr_config.member_commands(targets, frozenset()), refresh=True)
 
     async def drop_vrf(self, name: str) -> None:
         """Remove the VRF's L3 VNI and BGP instance."""

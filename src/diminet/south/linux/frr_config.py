@@ -8,6 +8,9 @@ import re
 from typing import NamedTuple
 
 UNSET = "-"
+MEMBERS = "MEMBERS"  # the extcommunity list of the targets whose type-5 routes are taken in
+SLOTS_AT_ONCE = 32  # import targets that a VRF is given ahead of their use
+HIGHEST_SLOT = 250  # of a member (model.Member.slot)
 
 
 class Vni(NamedTuple):
@@ -23,7 +26,12 @@ class Vni(NamedTuple):
 
 
 class Vrf(NamedTuple):
-    """A service's VRF: its L3 VNI in zebra, its BGP instance in bgpd. networks: advertised prefixes."""
+    """A service's VRF: its L3 VNI in zebra, its BGP instance in bgpd. networks: advertised prefixes.
+
+    imports: the targets that are let in, which the list MEMBERS decides. The VRF itself is given the
+    targets of all slots that may come, once: FRR 8.4 takes all routes of a VRF out and in again when one
+    of its import targets changes, and loses the neighbours of those that stay.
+    """
 
     vni: int = 0
     router_id: str = UNSET
@@ -42,13 +50,23 @@ def _digest(value: tuple[object, ...]) -> str:
 
 
 class Running(NamedTuple):
-    """The services' part of the running configuration. named: VRFs that zebra's or bgpd's part names,
-    with a BGP instance or not."""
+    """The services' part of the running configuration.
+
+    given: per VRF, the import targets that it has. named: VRFs that zebra's or bgpd's part names, with a
+    BGP instance or not. members: entries of the list MEMBERS. bgp: bgpd has its own part.
+    """
 
     vnis: dict[int, Vni]
     vrfs: dict[str, Vrf]
+    given: dict[str, frozenset[str]]
     named: frozenset[str]
+    members: frozenset[str]
     bgp: bool
+
+    def stray_members(self) -> frozenset[str]:
+        """Entries that belong to no VRF."""
+        vnis = {vrf.vni for vrf in self.vrfs.values()}
+        return frozenset(target for target in self.members if _vni_of(target) not in vnis)
 
 
 def parse_running(text: str) -> Running:
@@ -56,6 +74,7 @@ def parse_running(text: str) -> Running:
     vnis: dict[int, Vni] = {}
     vrfs: dict[str, Vrf] = {}
     named: set[str] = set()
+    members: set[str] = set()
     vrf: str | None = None
     vni: int | None = None
     bgp = False
@@ -69,6 +88,8 @@ def parse_running(text: str) -> Running:
                 vrfs[vrf] = vrfs.get(vrf, Vrf())._replace(vni=int(number))
             case ["exit-vrf" | "exit"] if not line.startswith(" "):
                 vrf = None
+            case ["bgp", "extcommunity-list", "standard", name, *_, "rt", listed] if name == MEMBERS:
+                members.add(listed)
             case ["router", "bgp", _]:
                 vrf, bgp = None, True
             case ["router", "bgp", _, "vrf", name]:
@@ -84,7 +105,18 @@ def parse_running(text: str) -> Running:
                 vnis[vni] = _vni_line(vnis[vni], words)
             case _ if vrf in vrfs:
                 vrfs[vrf] = _vrf_line(vrfs[vrf], words)
-    return Running(vnis, vrfs, frozenset(named), bgp)
+    given = {name: each.imports for name, each in vrfs.items()}
+    vrfs = {name: each._replace(imports=each.imports & members) for name, each in vrfs.items()}
+    return Running(vnis, vrfs, given, frozenset(named), frozenset(members), bgp)
+
+
+def _vni_of(target: str) -> int:
+    """The service that a route target belongs to (model.Identifiers)."""
+    return int(target.rsplit(":", maxsplit=1)[-1]) // 256
+
+
+def _slot_of(target: str) -> int:
+    return int(target.rsplit(":", maxsplit=1)[-1]) % 256
 
 
 def _vni_line(section: Vni, words: list[str]) -> Vni:
@@ -116,20 +148,18 @@ def _targets(way: str, targets: list[str]) -> tuple[frozenset[str], frozenset[st
     return (named if way in ("export", "both") else none, named if way in ("import", "both") else none)
 
 
-def _target_changes(have: Vni | Vrf, want: Vni | Vrf) -> list[str]:
+def _target_changes(way: str, old: frozenset[str], new: frozenset[str]) -> list[str]:
     """New targets before old ones go: a section that lacks one falls back to the automatic target."""
-    lines = []
-    for way, old, new in (("import", have.imports, want.imports), ("export", have.exports, want.exports)):
-        lines += [f"route-target {way} {target}" for target in sorted(new - old)]
-        lines += [f"no route-target {way} {target}" for target in sorted(old - new)]
-    return lines
+    lines = [f"route-target {way} {target}" for target in sorted(new - old)]
+    return lines + [f"no route-target {way} {target}" for target in sorted(old - new)]
 
 
 def vni_commands(asn: int, vni: int, have: Vni | None, want: Vni) -> list[str]:
     """From `configure terminal` on; empty if nothing differs."""
     before = have or Vni()
     lines = [f"rd {want.rd}"] if before.rd != want.rd else []
-    lines += _target_changes(before, want)
+    lines += _target_changes("import", before.imports, want.imports)
+    lines += _target_changes("export", before.exports, want.exports)
     if have is not None and not lines:
         return []
     head = [f"router bgp {asn}", "address-family l2vpn evpn", f"vni {vni}"]
@@ -144,11 +174,18 @@ def _family(cidr: str) -> str:
     return "ipv6" if ":" in cidr else "ipv4"
 
 
-def vrf_commands(asn: int, name: str, have: Vrf | None, want: Vrf) -> list[str]:
-    """The BGP instance first, then the L3 VNI (the other order leaves the VNI without its targets)."""
+def vrf_commands(asn: int, name: str, have: Vrf | None, given: frozenset[str], want: Vrf) -> list[str]:
+    """The BGP instance first, then the L3 VNI (the other order leaves the VNI without its targets).
+
+    given: import targets that the VRF has. It gets more only while its L3 VNI is off.
+    """
     before = have or Vrf()
+    new = _slots(want) - given if not want.imports <= given else frozenset[str]()
+    off_and_on = before.vni != want.vni or bool(new)
     evpn = [f"rd {want.rd}"] if before.rd != want.rd else []
-    evpn += _target_changes(before, want)
+    evpn += _target_changes("import", frozenset(), new) + _target_changes(
+        "export", before.exports, want.exports
+    )
     if before.router_id == UNSET:
         evpn += ["advertise ipv4 unicast", "advertise ipv6 unicast"]
     lines = [f"bgp router-id {want.router_id}"] if before.router_id != want.router_id else []
@@ -160,11 +197,31 @@ def vrf_commands(asn: int, name: str, have: Vrf | None, want: Vrf) -> list[str]:
             lines += [f"address-family {family} unicast", *changes, "exit-address-family"]
     if evpn:
         lines += ["address-family l2vpn evpn", *evpn, "exit-address-family"]
-    commands = [f"router bgp {asn} vrf {name}", *lines, "exit"] if lines else []
-    if before.vni != want.vni:
-        commands += [f"vrf {name}", *([f"no vni {before.vni}"] * bool(before.vni))]
-        commands += [f"vni {want.vni}", "exit-vrf"]
+    commands = [f"vrf {name}", f"no vni {before.vni}", "exit-vrf"] if off_and_on and before.vni else []
+    if lines:
+        commands += [f"router bgp {asn} vrf {name}", *lines, "exit"]
+    if off_and_on:
+        commands += [f"vrf {name}", f"vni {want.vni}", "exit-vrf"]
     return commands
+
+
+def _slots(want: Vrf) -> frozenset[str]:
+    """The targets of slot 0, which nobody exports, to the end of the last page that is needed."""
+    asn = next(iter(want.exports)).split(":")[0]
+    last = max(map(_slot_of, want.imports | want.exports))
+    end = min((last // SLOTS_AT_ONCE + 1) * SLOTS_AT_ONCE, HIGHEST_SLOT + 1)
+    return frozenset(f"{asn}:{want.vni * 256 + slot}" for slot in range(end)) - want.exports
+
+
+def member_commands(have: frozenset[str], want: frozenset[str]) -> list[str]:
+    """Change the list MEMBERS; it takes effect with REFRESH."""
+    head = f"bgp extcommunity-list standard {MEMBERS} permit rt"
+    return [f"{head} {target}" for target in sorted(want - have)] + [
+        f"no {head} {target}" for target in sorted(have - want)
+    ]
+
+
+REFRESH = "clear bgp l2vpn evpn * soft in"
 
 
 def drop_vrf_commands(asn: int, name: str, have: Vrf | None) -> list[str]:
@@ -172,8 +229,9 @@ def drop_vrf_commands(asn: int, name: str, have: Vrf | None) -> list[str]:
     if have is None:
         return []
     commands = [f"vrf {name}", f"no vni {have.vni}", "exit-vrf"] if have.vni else []
-    instance = have._replace(vni=0) != Vrf()
-    return commands + [f"no router bgp {asn} vrf {name}"] * instance
+    if have._replace(vni=0) != Vrf():
+        commands.append(f"no router bgp {asn} vrf {name}")
+    return commands + member_commands(have.imports, frozenset())
 
 
 def parse_vrfs(text: str) -> dict[str, bool]:

@@ -24,11 +24,12 @@ from pydantic import Field, model_validator
 
 from diminet.errors import BadSurroundings
 from diminet.model import Model
-from diminet.south.linux import names
+from diminet.south.linux import frr_config, names
 
 DAEMONS = Path("/usr/lib/frr")
 RUN = Path("/run/frr")
-ROUTE_MAP = "TUNNEL"
+OUT = "TUNNEL-OUT"
+IN = "TUNNEL-IN"
 PEERS = "PEERS"
 FIRST_BACK_OFF = 0.2  # seconds before the daemons are started again
 LONGEST_BACK_OFF = 5.0  # seconds
@@ -81,22 +82,22 @@ def zebra_config(settings: FrrSettings) -> str:
 def bgpd_config(settings: FrrSettings) -> str:
     """The part of bgpd's configuration that no service changes.
 
-    The route map keeps two things from ever crossing: the shared anycast gateway, and routes with one of
-    FRR's automatic targets `AS:VNI` (what a VNI or VRF falls back to that has no section any more).
+    The route maps keep two things from ever crossing: the shared anycast gateway, and routes with one of
+    FRR's automatic targets `AS:VNI` (what a VNI or VRF falls back to that has no section any more). Of
+    type-5 routes only those of members come in: `frr_config.Vrf` says why. delay-timer 0: a changed list
+    takes effect when `Frr` asks for a refresh, not 5 s later.
     """
     reflector = settings.listen_range is not None
     lines = [
         *_head(settings),
         f"mac access-list GATEWAY seq 5 permit {names.ANYCAST_MAC}",
         f"bgp extcommunity-list expanded AUTOMATIC seq 5 permit RT:{settings.asn}:",
-        f"route-map {ROUTE_MAP} deny 10",
-        " match extcommunity AUTOMATIC",
-        "exit",
-        f"route-map {ROUTE_MAP} deny 20",
-        " match mac address GATEWAY",
-        "exit",
-        f"route-map {ROUTE_MAP} permit 100",
-        "exit",
+        *(line for name in (OUT, IN) for line in _never(name)),
+        *(f"route-map {IN} permit 30", " match evpn route-type prefix"),
+        *(f" match extcommunity {frr_config.MEMBERS}", "exit"),
+        *(f"route-map {IN} deny 40", " match evpn route-type prefix", "exit"),
+        *(line for name in (OUT, IN) for line in (f"route-map {name} permit 100", "exit")),
+        "bgp route-map delay-timer 0",
         f"router bgp {settings.asn}",
         f" bgp router-id {settings.address}",
         " no bgp default ipv4-unicast",
@@ -114,9 +115,15 @@ def bgpd_config(settings: FrrSettings) -> str:
     if reflector:
         lines += ["  neighbor CLIENTS activate", "  neighbor CLIENTS route-reflector-client"]
     else:
-        lines += [f"  neighbor {PEERS} route-map {ROUTE_MAP} {way}" for way in ("in", "out")]
+        lines += [f"  neighbor {PEERS} route-map {IN} in", f"  neighbor {PEERS} route-map {OUT} out"]
         lines += ["  advertise-all-vni"]
     return "\n".join([*lines, " exit-address-family", "exit", ""])
+
+
+def _never(name: str) -> list[str]:
+    """The beginning of a route map: what crosses in neither direction."""
+    automatic = [f"route-map {name} deny 10", " match extcommunity AUTOMATIC", "exit"]
+    return [*automatic, f"route-map {name} deny 20", " match mac address GATEWAY", "exit"]
 
 
 def _clients(settings: FrrSettings) -> list[str]:

@@ -20,6 +20,7 @@ NTF_SELF = 0x02
 NTF_MASTER = 0x04
 NTF_EXT_LEARNED = 0x10
 RT_TABLE_MAIN = 254
+RTPROT_BGP = 186
 RTPROT_OURS = 68  # marks our routes; not one of those that zebra takes for its own
 ANYWHERE = {2: "0.0.0.0/0", 10: "::/0"}  # by address family: AF_INET, AF_INET6
 
@@ -207,6 +208,23 @@ def neighbours(ip: IPRoute, index: int) -> set[tuple[str, str]]:
         and m["state"] == NUD_PERMANENT
         and not m["flags"] & NTF_EXT_LEARNED
         and m.get_attr("NDA_LLADDR")
+    }
+
+
+def unresolved(ip: IPRoute, index: int) -> set[str]:
+    """Next hops of BGP's routes through the device for which there is no neighbour entry."""
+    hops = {
+        str(ip_address(m.get_attr("RTA_GATEWAY")))
+        for m in ip.get_routes(oif=index, table=RT_TABLE_MAIN)
+        if m["proto"] == RTPROT_BGP and m.get_attr("RTA_GATEWAY")
+    }
+    if not hops:
+        return hops
+    return hops - {
+        str(ip_address(m.get_attr("NDA_DST")))
+        for inet in ANYWHERE
+        for m in ip.get_neighbours(family=inet, ifindex=index)
+        if m["ifindex"] == index and m.get_attr("NDA_LLADDR")
     }
 
 

@@ -271,6 +271,14 @@ def _vrf_filter(vni: int, remote: Iterable[str]) -> str:
     )
 
 
+def unresolved(path: Path, vni: int) -> set[str]:
+    """VTEPs that the VRF has routes to but no neighbour for: zebra 8.4 loses one when BGP takes a route
+    back and announces it again at once."""
+    with netns.entered(path), IPRoute() as ip:
+        bridge = links.find(ip, names.vrf_bridge(vni))
+        return links.unresolved(ip, bridge.ifindex) if bridge else set()
+
+
 def bounce(router: Router) -> None:
     """Take the router down and up: zebra then looks at it again."""
     with netns.entered(router.path), IPRoute() as ip:
@@ -355,6 +363,7 @@ def _find_vrf(path: Path, service_id: str) -> Found:
     for link in every:
         if link.kind == "vxlan" and link.alias is not None:
             vni = int(link.name.removeprefix("vx"))
+            problems += [f"the site {hop} has no neighbour entry" for hop in unresolved(path, vni)]
             return Found(service_id, "l3", vni, link.alias.detail, tuple(problems), local)
     return Found(service_id, "l3", 0, "", (*problems, "its tunnel is missing"))
 
