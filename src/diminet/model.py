@@ -7,7 +7,7 @@ Times are UTC epoch seconds (float); ids are UUID strings; CIDRs and addresses a
 from enum import StrEnum
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 SITE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 SiteName = Annotated[str, Field(pattern=SITE_NAME)]
@@ -177,6 +177,15 @@ class Document(Wire):
     created_at: float
     updated_at: float
     tombstone: bool = False
+
+    @model_validator(mode="after")
+    def _has_its_master(self) -> "Document":
+        """Peers send documents: one without its master, or with a site twice, is none."""
+        if all(m.number != self.epoch.site for m in self.members):
+            raise ValueError("no member has the number of the epoch: a document names its master")
+        if len({m.site for m in self.members}) < len(self.members):
+            raise ValueError("a site is a member once")
+        return self
 
     @property
     def pair(self) -> Pair:

@@ -54,12 +54,19 @@ class Changes:
         if change.if_match not in (None, "*", document.pair.etag()):
             raise RevisionConflict("the service has changed since you read it; read it again and repeat")
         entries = self._entries(document, change)
-        fields = {f: getattr(change, f) for f in KEPT if getattr(change, f) is not None}
+        fields = self._fields(change)
         self.here.type_of(document.type).check_change(entries)
         if entries == entries_of(document) and all(getattr(document, f) == v for f, v in fields.items()):
             return ChangeAnswer(document=document)
         await self.write(ctx, document, entries, fields, change.operation)
         return await self._answer(service_id)
+
+    @staticmethod
+    def _fields(change: Change) -> dict[str, object]:
+        """What else is to change. A join or leave changes nothing else: a site that joins has no other say."""
+        if change.operation != "modify":
+            return {}
+        return {f: getattr(change, f) for f in KEPT if getattr(change, f) is not None}
 
     def _may(self, ctx: Context, document: Document, change: Change) -> None:
         if document.epoch.site != self.here.number:

@@ -309,7 +309,8 @@ class Coordinator:
             put = await here.store.read(lambda tx: self.outbox.letter(tx, service_id))
             if put is None:
                 raise ServiceNotFound(f"service {service_id} was deleted meanwhile")
-            return await here.peers.at(site).put(ctx, service_id, put)
+            state = await here.peers.at(site).put(ctx, service_id, put)
+            return state.model_copy(update={"site": site})  # it speaks for itself only
         except DiminetError as error:
             if not error.sites:
                 error.sites = (site,)

@@ -112,6 +112,7 @@ class Outbox:
                 await here.store.write(lambda tx: tx.unpost(row))
                 return
             state = await peer.put(ctx, row.service_id, put)
+            state = state.model_copy(update={"site": row.peer})  # it speaks for itself only
             await here.store.write(lambda tx: self.note(tx, row.service_id, state, row))
             await here.tell_news()
 

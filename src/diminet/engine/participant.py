@@ -17,6 +17,7 @@ from diminet.errors import (
     RevisionConflict,
     ServiceNotFound,
 )
+from diminet.logic.blocks import belongs
 from diminet.logic.lifecycle import Verdict, believe, judge
 from diminet.messages import (
     Acknowledgement,
@@ -106,6 +107,11 @@ class Participant:
                 f"site {here.name} did not vote for",
                 sites=[here.name],
             )
+        if held is not None and not _same_service(held, document):
+            raise NotAuthorised(
+                f"service {document.service_id} keeps its type, project and identifiers for its whole life",
+                sites=[here.name],
+            )
         promises = self._live(tx, document)
         ids = {r.resource_id for r in document.resources_of(here.name)}
         verdict = judge(
@@ -134,7 +140,10 @@ class Participant:
         return [
             row
             for row in tx.reservation(me.rid)
-            if row.service_id == document.service_id and row.expires_at > now
+            if row.service_id == document.service_id
+            and row.project_id == document.project_id
+            and row.sender == document.master
+            and row.expires_at > now
         ]
 
     def accept(
@@ -184,19 +193,22 @@ class Participant:
         service_id, now = document.service_id, self.here.clock.now()
         promised = {row.network_id: row for row in tx.reservations_of_service(service_id)}
         known = {c.resource_id: c for c in tx.connections(service_id)}
-        named = {r.resource_id: r for r in document.resources_of(self.here.name)}
-        for network_id, resource in named.items():
-            promise = promised.get(network_id)
-            if network_id not in known:
+        named = {r.resource_id for r in document.resources_of(self.here.name)}
+        for network_id in named:
+            promise, connection = promised.get(network_id), known.get(network_id)
+            if connection is None:
+                # Whether a network is ours to delete is our own knowledge, never the document's.
                 tx.save_connection(
                     Connection(
                         service_id=service_id,
                         resource_id=network_id,
-                        made=resource.made,
+                        made=promise.made if promise else False,
                         original=promise.original if promise else (),
                     )
                 )
                 tx.authorise(service_id, network_id, document.initiator, now)
+            elif connection.state == "REMOVING":
+                tx.save_connection(connection.model_copy(update={"state": "PENDING"}))
         for network_id, connection in known.items():
             if network_id not in named:
                 tx.save_connection(connection.model_copy(update={"state": "REMOVING"}))
@@ -206,10 +218,13 @@ class Participant:
     def learn_blocks(self, tx: Tx, document: Document, blocks: Sequence[Block], sender: str) -> None:
         """Merge what a peer says of blocks, as far as it may say it."""
         known = {(h.block.cidr, h.block.index): h.block for h in tx.blocks(document.service_id)}
+        kind = self.here.type_of(document.type)
+        sizes = {cidr: kind.block_size(document, cidr) for cidr in {b.cidr for b in blocks}}
         news = [
             HeldBlock(block=block)
             for block in blocks
             if believe(known.get((block.cidr, block.index)), block, sender, self.here.name, document)
+            and belongs(block, sizes[block.cidr])
         ]
         tx.put_blocks(document.service_id, news)
 
@@ -323,5 +338,13 @@ class Participant:
         return (
             sender is None
             or row.document.member(sender) is not None
-            or any(member.site == sender for member in asked)
+            or any(member.site == sender and not member.clean for member in asked)
         )
+
+
+def _same_service(held: Document, incoming: Document) -> bool:
+    return (held.type, held.project_id, held.identifiers) == (
+        incoming.type,
+        incoming.project_id,
+        incoming.identifiers,
+    )

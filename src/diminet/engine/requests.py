@@ -308,9 +308,13 @@ class Requests:
             answer = await self.changes.apply(ctx, service_id, change)
             await self.here.tell_news()
             return answer
-        if change.via == self.here.name:
+        if change.via == self.here.name and change.operation == "join":
+            if change.entry is None or change.entry.site != ctx.sender:
+                raise ServiceNotFound(f"there is no service {service_id} at site {self.here.name}")
             onward = ctx.model_copy(update={"sender": None})
             return await self.here.peers.at(row.document.master).hand_in(onward, service_id, change)
+        if row.document.member(ctx.sender or "") is None:
+            raise ServiceNotFound(f"there is no service {service_id} at site {self.here.name}")
         raise NotAuthorised(f"site {self.here.name} is not the master of service {service_id}")
 
     async def more_room(self, caller: Caller, ctx: Context, service_id: str) -> ServiceView:

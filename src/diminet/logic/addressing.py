@@ -64,9 +64,13 @@ def usable_span(cidr: str) -> Span:
 
 
 def numbers_in(cidr: str, addresses: Iterable[str]) -> frozenset[int]:
-    """Those of the addresses, of either version, that lie in the CIDR, as integers."""
+    """Those of the addresses, of either version, that lie in the CIDR, as integers. Raises
+    InvalidRequest if one is no address."""
     net = network(cidr)
-    found = (ipaddress.ip_address(a) for a in addresses)
+    try:
+        found = [ipaddress.ip_address(a) for a in addresses]
+    except ValueError as error:
+        raise InvalidRequest(str(error)) from error
     return frozenset(int(a) for a in found if a.version == net.version and a in net)
 
 

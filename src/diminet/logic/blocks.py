@@ -10,6 +10,7 @@ higher one, so the order in which news come does not matter.
 import hashlib
 from collections.abc import Iterable, Sequence
 
+from diminet.errors import InvalidRequest
 from diminet.logic.addressing import Cut, Span, coalesce, numbers_in, without
 from diminet.logic.addressing import size as count_of
 from diminet.model import Block, Document
@@ -53,6 +54,18 @@ def quarantined(document: Document, blocks: Iterable[Block]) -> tuple[Block, ...
     """Blocks whose owner is no longer a member and has not given them back: nobody may use them."""
     members = {member.site for member in document.members}
     return tuple(block for block in blocks if block.owner not in members)
+
+
+def belongs(block: Block, size: int) -> bool:
+    """Is it one of the blocks of that size that its CIDR is cut into? What peers send is asked this."""
+    if size < 1:
+        return False
+    whole = Cut(block.cidr, size)
+    try:
+        excluded = numbers_in(block.cidr, block.exclusions)
+    except InvalidRequest:
+        return False
+    return block.index < whole.count and all(whole.index_of(a) == block.index for a in excluded)
 
 
 # -- their addresses -------------------------------------------------------------------------------

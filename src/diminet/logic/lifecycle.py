@@ -59,7 +59,10 @@ def judge(
         return Verdict.LEAVE if held is not None else Verdict.NOT_CONCERNED
     if left is not None and me.join <= left:
         return Verdict.LEAVE
-    before = held.resources_of(site) if held is not None and left is None else ()
+    known = held is not None and left is None
+    if not known and not incoming.resources_of(site):
+        return Verdict.NOT_CONCERNED  # nothing of ours is in it, so nobody here can have allowed it
+    before = held.resources_of(site) if held is not None and known else ()
     fresh = {r.resource_id for r in incoming.resources_of(site)} - {r.resource_id for r in before}
     missing = fresh - reserved
     if not missing:
