@@ -63,7 +63,7 @@ class Changes:
 
     @staticmethod
     def _fields(change: Change) -> dict[str, object]:
-        """What else is to change. A join or leave changes nothing else: a site that joins has no other say."""
+        """What else is to change: by a join or leave nothing, since a site that joins has no other say."""
         if change.operation != "modify":
             return {}
         return {f: getattr(change, f) for f in KEPT if getattr(change, f) is not None}

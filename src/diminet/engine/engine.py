@@ -78,7 +78,7 @@ class Engine:
         )
 
     async def reserve(self, ctx: Context, request: ReserveRequest) -> Reservation:
-        return await self.reservations.reserve(ctx, request)
+        return await self.reservations.reserve(ctx, request, ctx.sender or self.here.name)
 
     async def put(self, ctx: Context, service_id: str, put: DocumentPut) -> MemberState:
         state = await self.participant.put(ctx, service_id, put)

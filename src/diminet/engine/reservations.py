@@ -4,14 +4,26 @@ What stops half-way: the row is written before the VIM is touched and deleted on
 it was, so whatever is between is found by `release_expired` and undone.
 """
 
+import asyncio
 from collections.abc import Sequence
+
+import structlog
 
 from diminet.engine.instance import Instance
 from diminet.engine.ports import ReservationRow, Tx
-from diminet.errors import DiminetError, NetworkNotFound, ResourceBusy, ServiceNotFound
+from diminet.errors import (
+    DiminetError,
+    InvalidRequest,
+    NetworkNotFound,
+    NotAuthorised,
+    ResourceBusy,
+    ServiceNotFound,
+)
 from diminet.logic.service_type import ServiceType
 from diminet.messages import Context, Reach, Reservation, ReserveRequest, ResourceFacts
 from diminet.model import Document, Entry, NetworkFacts, SubnetShape
+
+log = structlog.get_logger()
 
 
 def as_shapes(network: NetworkFacts) -> tuple[SubnetShape, ...]:
@@ -37,12 +49,14 @@ class Reservations:
     def __init__(self, here: Instance) -> None:
         self.here = here
 
-    async def reserve(self, ctx: Context, request: ReserveRequest) -> Reservation:
-        """Promise the entries' networks for `request.lifetime`; the same request gets the same RID.
+    async def reserve(self, ctx: Context, request: ReserveRequest, asker: str) -> Reservation:
+        """Promise the entries' networks to the site `asker` (the master, maybe ourselves) for
+        `request.lifetime`; the same request gets the same RID.
 
         Raises NotAuthorised, NetworkNotFound, ResourceBusy (with the holder's ticket), and whatever
         the type finds unfit; nothing stays changed then."""
         here = self.here
+        self._check(request)
         await here.identity.authorise(ctx, request.project_id)
         kind = here.type_of(request.type)
         if ctx.sender is not None:
@@ -53,21 +67,29 @@ class Reservations:
             if entry.resource_id:
                 await self.theirs(entry.resource_id, request.project_id)
         rid = here.clock.uuid()
-        rows = await here.store.write(lambda tx: self._promise(tx, ctx, request, rid))
-        try:
-            facts = [await self._prepare(kind, request, row) for row in rows]
-            return Reservation(
-                rid=rows[0].rid,
-                service_id=request.service_id,
-                site=here.name,
-                number=here.number,
-                expires_at=rows[0].expires_at,
-                capabilities=await here.south.capabilities(),
-                resources=tuple(facts),
-            )
-        except DiminetError:
-            await self.release(rows[0].rid)
-            raise
+        # What is being made for a promise is not undone meanwhile: `release` waits for this lock.
+        async with here.locks[f"promise {request.service_id}"]:
+            rows = await here.store.write(lambda tx: self._promise(tx, asker, request, rid))
+            try:
+                facts = [await self._prepare(kind, request, row) for row in rows]
+                return Reservation(
+                    rid=rows[0].rid,
+                    service_id=request.service_id,
+                    site=here.name,
+                    number=here.number,
+                    expires_at=rows[0].expires_at,
+                    capabilities=await here.south.capabilities(),
+                    resources=tuple(facts),
+                )
+            except DiminetError:
+                await self._take_back(rows[0].rid)
+                raise
+
+    def _check(self, request: ReserveRequest) -> None:
+        """Raises InvalidRequest unless it names networks of this site, each once."""
+        keys = [entry.key for entry in request.entries]
+        if not keys or len(set(keys)) < len(keys) or {site for site, _ in keys} != {self.here.name}:
+            raise InvalidRequest(f"name networks of site {self.here.name}, each once", sites=[self.here.name])
 
     async def theirs(self, network_id: str, project_id: str) -> NetworkFacts:
         network = await self.here.south.network(network_id)
@@ -79,22 +101,35 @@ class Reservations:
             )
         return network
 
-    def _promise(self, tx: Tx, ctx: Context, request: ReserveRequest, rid: str) -> list[ReservationRow]:
+    def _promise(self, tx: Tx, asker: str, request: ReserveRequest, rid: str) -> list[ReservationRow]:
         held = tx.service(request.service_id)
         if held is not None and held.document.tombstone:
             raise ServiceNotFound(f"service {request.service_id} is deleted", sites=[self.here.name])
+        if held is not None and held.left is None and asker != held.document.master:
+            raise NotAuthorised(
+                f"site {asker} is not the master of service {request.service_id}", sites=[self.here.name]
+            )
         mine = tx.reservations_of_service(request.service_id)
-        rows = [self._row(tx, ctx, request, entry, mine, rid) for entry in request.entries]
+        if any(row.sender != asker for row in mine):
+            raise NotAuthorised(
+                f"service {request.service_id} was not asked for by site {asker}", sites=[self.here.name]
+            )
+        rows = [self._row(tx, asker, request, entry, mine, rid) for entry in request.entries]
+        renewed = {(row.rid, row.network_id) for row in rows}
+        others = [row for row in mine if (row.rid, row.network_id) not in renewed]
+        if others or len({row.rid for row in rows}) > 1:
+            # Not the same request again: what it no longer names stays under its own RID, to be undone.
+            rows = [row.model_copy(update={"rid": rid}) for row in rows]
         for old in {row.rid for row in mine}:
             tx.delete_reservations(old)
-        for row in rows:
+        for row in (*others, *rows):
             tx.add_reservation(row)
         return rows
 
     def _row(
         self,
         tx: Tx,
-        ctx: Context,
+        asker: str,
         request: ReserveRequest,
         entry: Entry,
         mine: Sequence[ReservationRow],
@@ -116,11 +151,11 @@ class Reservations:
                         retry_after=1.0,
                     )
         return ReservationRow(
-            rid=mine[0].rid if mine else rid,
+            rid=rid,
             service_id=request.service_id,
             network_id=entry.resource_id or "",
             project_id=request.project_id,
-            sender=ctx.sender or self.here.name,
+            sender=asker,
             ticket=request.ticket,
             expires_at=expires,
             made=entry.resource_id is None,
@@ -186,31 +221,50 @@ class Reservations:
 
     async def release(self, rid: str, *, sender: str | None = None) -> None:
         """Undo and forget a promise; nothing to do if it is gone or was taken up by a document."""
-        here = self.here
-        rows = await here.store.read(lambda tx: tx.reservation(rid))
-        rows = [row for row in rows if sender is None or row.sender == sender]
+        rows = await self.here.store.read(lambda tx: tx.reservation(rid))
+        if not rows or (sender is not None and rows[0].sender != sender):
+            return
+        async with self.here.locks[f"promise {rows[0].service_id}"]:
+            await self._take_back(rid)
+
+    async def _take_back(self, rid: str) -> None:
+        """First no document can take it up any more, then the VIM is put back, then it is forgotten."""
+        for row in await self.here.store.write(lambda tx: self._expire(tx, rid)):
+            await self._undo(row)
+        await self.here.store.write(lambda tx: tx.delete_reservations(rid))
+
+    @staticmethod
+    def _expire(tx: Tx, rid: str) -> list[ReservationRow]:
+        rows = [row.model_copy(update={"expires_at": 0.0}) for row in tx.reservation(rid)]
         for row in rows:
-            async with here.locks[f"network {row.network_id}"]:
-                if await here.store.read(lambda tx: tx.reservation(rid)):
-                    await self._undo(row)
-        if rows:
-            await here.store.write(lambda tx: tx.delete_reservations(rid))
+            tx.add_reservation(row)
+        return rows
 
     async def _undo(self, row: ReservationRow) -> None:
         here = self.here
+        network_id = row.network_id
         try:
-            if row.made:
-                network_id = row.network_id or await here.south.make_network(
-                    row.service_id, row.project_id, "", here.name
-                )
-                await here.south.drop_network(network_id)
-            for shape in row.original:
-                await here.south.shape_subnet(row.network_id, shape)
+            if row.made and not network_id:
+                network_id = await here.south.make_network(row.service_id, row.project_id, "", here.name)
+            async with here.locks[f"shape {network_id}"]:
+                connections = await here.store.read(lambda tx: tx.connections(row.service_id))
+                if any(c.resource_id == network_id for c in connections):
+                    return  # a live part of the service: it is put back when it leaves
+                if row.made:
+                    await here.south.drop_network(network_id)
+                for shape in row.original:
+                    await here.south.shape_subnet(network_id, shape)
         except NetworkNotFound:
             return  # the tenant has deleted it meanwhile: nothing to put back
 
     async def release_expired(self) -> None:
         now = self.here.clock.now()
         rows = await self.here.store.read(lambda tx: tx.expired_reservations(now))
-        for rid in {row.rid for row in rows}:
+        await asyncio.gather(*(self._release_one(rid) for rid in {row.rid for row in rows}))
+
+    async def _release_one(self, rid: str) -> None:
+        """What the VIM refuses is tried again at the next turn, and keeps no other from being released."""
+        try:
             await self.release(rid)
+        except DiminetError as error:
+            log.warning("release", rid=rid, code=error.code, message=error.message)

@@ -56,7 +56,7 @@ class Reserving:
     async def _ask(self, ctx: Context, site: str, request: ReserveRequest) -> Answer:
         try:
             if site == self.here.name:
-                return await self.reservations.reserve(ctx, request)
+                return await self.reservations.reserve(ctx, request, self.here.name)
             return await self.here.peers.at(site).reserve(ctx, request)
         except DiminetError as error:
             if not error.sites:

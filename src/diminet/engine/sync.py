@@ -37,7 +37,7 @@ class Sync:
         await self.heard(asker, ctx.incarnation)
 
         def look(tx: Tx) -> tuple[list[SyncEntry], str]:
-            rows = tx.services_shared_with(asker)
+            rows = [row for row in tx.services_shared_with(asker) if self._concerns(tx, row, asker)]
             return [self._entry(tx, row) for row in rows], tx.meta().incarnation
 
         entries, incarnation = await self.here.store.read(look)
@@ -47,6 +47,15 @@ class Sync:
             incarnation=incarnation,
             services=tuple(entries),
         )
+
+    @staticmethod
+    def _concerns(tx: Tx, row: ServiceRow, asker: str) -> bool:
+        """Not a service that one of us has left for good, both knowing it."""
+        if row.left is not None and row.applied == row.document.pair:
+            return False
+        if row.document.member(asker) is not None:
+            return True
+        return any(m.site == asker and not m.clean for m in tx.members(row.document.service_id))
 
     def _entry(self, tx: Tx, row: ServiceRow) -> SyncEntry:
         held = tx.blocks(row.document.service_id)
