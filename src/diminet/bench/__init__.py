@@ -1,0 +1,1 @@
+"""Measurements on a real lab (DESIGN section 2); `diminet bench`."""

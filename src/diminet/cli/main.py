@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from diminet.cli import db, lab, pki, service
+from diminet.cli import bench, db, lab, pki, service
 from diminet.cli.output import note, print_json, report
 from diminet.cli.serve import serve
 from diminet.errors import DiminetError, InternalError
@@ -33,6 +33,7 @@ app.command()(serve)
 app.add_typer(service.app, name="service")
 app.add_typer(service.sites_app, name="site")
 app.add_typer(lab.app, name="lab")
+app.add_typer(bench.app, name="bench")
 app.add_typer(pki.app, name="pki")
 app.add_typer(db.app, name="db")
 

@@ -1,0 +1,372 @@
+"""`diminet bench create`: creates and deletes on a lab of its own, against the floor of the same run.
+
+One round of one kind of service over N sites, the receiving one drawn at random:
+
+    1  create and delete, not counted    the peers' connections are open then, as between sites that
+                                         share a service
+    2  the floor: create and delete      instances paused, `floor` at all N sites at once
+    3  create and delete                 control plane only
+    4  create and delete                 pings on their way from the receiving site's instance
+
+Rounds of all N and kinds alternate, so that what else happens on the machine meets all alike.
+"""
+
+import asyncio
+import os
+import platform
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+from diminet.bench import idle, machines
+from diminet.bench.orders import Order
+from diminet.bench.machines import Agent, Figures, Machine
+from diminet.bench.samples import FloorSample, Idle, Operation, Results, Sample, ServiceKind
+from diminet.client import ApiError, NorthClient
+from diminet.errors import BadSurroundings
+from diminet.lab.client import Lab
+from diminet.logic import identifiers
+from diminet.model import AddressRange, SubnetShape, Target
+
+KINDS: tuple[ServiceKind, ...] = ("l2", "l3")
+IDLE_SETTLE = 10.0  # seconds after the start of a lab before its instances are called idle
+FLOOR_NUMBER = 4095  # whose VNIs the floor uses: no lab has that many sites
+FLOOR_ASN = 64999  # of route targets, as the sites' setting identifiers.target_asn
+# By kind of service; {} is the site's number. The networks that are there before a create.
+TENANTS: Mapping[ServiceKind, str] = {"l3": "10.1.{}.0/24", "l2": "10.2.{}.0/24"}
+FLOORS: Mapping[ServiceKind, str] = {"l3": "10.3.{}.0/24", "l2": "10.4.0.0/24"}
+DELETE_TIMEOUT = 60.0  # seconds for a delete that was answered before all members were clean
+DELETE_POLL = 0.05  # seconds
+BACKGROUND = frozenset({"realised"})  # VIM calls that no request makes
+
+Note = Callable[[str], None]
+
+
+class Wish(NamedTuple):
+    """What to measure. sites: numbers of sites of a service. delays_ms: one way. idle_seconds: 0: not."""
+
+    runs: int
+    sites: tuple[int, ...]
+    delays_ms: tuple[float, ...]
+    seed: int
+    idle_seconds: float
+
+
+class Home(NamedTuple):
+    """What a tenant has at one site: an instance on a network to route, and one on a network to stretch.
+    ip: of the routed instance. rooms: the instances' namespaces, by kind of service."""
+
+    networks: Mapping[ServiceKind, str]
+    ip: str
+    rooms: Mapping[ServiceKind, str]
+
+
+class Draw(NamedTuple):
+    """One round's service. sites: the receiving one first."""
+
+    kind: ServiceKind
+    sites: tuple[str, ...]
+
+
+def draw(chance: random.Random, kind: ServiceKind, sites: Sequence[str], count: int) -> Draw:
+    return Draw(kind, tuple(chance.sample(list(sites), count)))
+
+
+def run(state: Path, wish: Wish, command: str, note: Note) -> Results:
+    """One lab after another, one for each delay; they are gone at the end. Raises DiminetError."""
+    load = os.getloadavg()[0]
+    chance = random.Random(wish.seed)
+    samples: list[Sample] = []
+    floor: list[FloorSample] = []
+    resting: tuple[Idle, ...] = ()
+    for delay in wish.delays_ms:
+        lab = Lab(state)
+        try:
+            lab.up(max(wish.sites), wan_delay_ms=delay, progress=note)
+            if wish.idle_seconds and not resting:
+                note(f"idle for {wish.idle_seconds:g} s")
+                time.sleep(IDLE_SETTLE)
+                resting = idle.look(machines.machines(lab).values(), wish.idle_seconds)
+            found = asyncio.run(_measure(lab, delay, wish, chance, note))
+            samples += found[0]
+            floor += found[1]
+        finally:
+            lab.down()
+    return Results(
+        command=command,
+        taken_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        version=version("diminet"),
+        machine=_machine(),
+        load=(load, os.getloadavg()[0]),
+        seed=wish.seed,
+        runs=wish.runs,
+        sites=wish.sites,
+        delays_ms=wish.delays_ms,
+        samples=tuple(samples),
+        floor=tuple(floor),
+        idle=resting,
+    )
+
+
+def _machine() -> str:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    python = ".".join(map(str, sys.version_info[:3]))
+    return f"{os.cpu_count()} processors, {memory:.0f} GiB, Linux {platform.release()}, Python {python}"
+
+
+async def _measure(
+    lab: Lab, delay: float, wish: Wish, chance: random.Random, note: Note
+) -> tuple[list[Sample], list[FloorSample]]:
+    samples: list[Sample] = []
+    floor: list[FloorSample] = []
+    async with open_bench(lab, delay) as bench:
+        for number in range(wish.runs):
+            note(f"delay {delay:g} ms: run {number + 1} of {wish.runs}")
+            for count in wish.sites:
+                for kind in KINDS:
+                    drawn = draw(chance, kind, list(bench.machines), count)
+                    await bench.service(drawn, data_plane=False)
+                    floor += await bench.floor(drawn)
+                    samples += await bench.service(drawn, data_plane=False)
+                    samples += await bench.service(drawn, data_plane=True)
+    return samples, floor
+
+
+@asynccontextmanager
+async def open_bench(lab: Lab, delay_ms: float) -> AsyncIterator["Bench"]:
+    """With everything that a tenant has, and a floor agent at every site."""
+    sites = machines.machines(lab)
+    homes = {name: _home(lab, machine) for name, machine in sites.items()}
+    async with AsyncExitStack() as stack:
+        agents = {name: await Agent.start(machine, stack) for name, machine in sites.items()}
+        north = {
+            s["name"]: NorthClient(s["north"], s["token"], proxies=False) for s in lab.content()["sites"]
+        }
+        bench = Bench(delay_ms, sites, homes, agents, north)
+        await bench.prepare_floor()
+        yield bench
+
+
+def _home(lab: Lab, machine: Machine) -> Home:
+    vim = lab.vim(machine.name)
+    networks = {
+        kind: vim.create_network(kind, [cidr.format(machine.number)])["network_id"]
+        for kind, cidr in TENANTS.items()
+    }
+    ips = {kind: vim.boot(network_id, f"bench-{kind}")["ip"] for kind, network_id in networks.items()}
+    rooms = {kind: vim.port(f"bench-{kind}")["binding:vif_details"]["namespace"] for kind in networks}
+    return Home(networks, ips["l3"], rooms)
+
+
+class Bench:
+    """A lab that is ready to be measured."""
+
+    def __init__(
+        self,
+        delay_ms: float,
+        sites: Mapping[str, Machine],
+        homes: Mapping[str, Home],
+        agents: Mapping[str, Agent],
+        north: Mapping[str, NorthClient],
+    ) -> None:
+        self.machines = sites
+        self._delay_ms = delay_ms
+        self._homes = homes
+        self._agents = agents
+        self._north = north
+        self._floor_networks: dict[tuple[ServiceKind, str], str] = {}
+        self._k = 0
+
+    # -- the services ------------------------------------------------------------------------------
+
+    async def service(self, drawn: Draw, *, data_plane: bool) -> list[Sample]:
+        """Create and delete it, timed where the user is."""
+        north = self._north[drawn.sites[0]]
+        body = self._body(drawn)
+        before = await self._figures(drawn.sites)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        early = self._pings(drawn, self._routed(drawn)) if data_plane and drawn.kind == "l3" else []
+        answer = await asyncio.to_thread(north.create, body)
+        seconds = loop.time() - began
+        if answer.status != 201:
+            raise BadSurroundings(f"a create of the benchmark was answered {answer.status}, not 201")
+        service = answer.service
+        late = self._pings(drawn, _gateways(service)) if data_plane and drawn.kind == "l2" else []
+        arrived = await asyncio.gather(*early, *late)
+        first_ping = max(arrived) - began if arrived else None
+        after = await self._figures(drawn.sites)
+        created = self._sample(drawn, "create", seconds, before, after, data_plane, first_ping)
+        began = loop.time()
+        await asyncio.to_thread(_delete, north, service["id"])
+        seconds = loop.time() - began
+        last = await self._figures(drawn.sites)
+        deleted = self._sample(drawn, "delete", seconds, after, last, data_plane, None)
+        return [created, deleted]
+
+    def _body(self, drawn: Draw) -> dict[str, Any]:
+        resources: list[dict[str, str]] = [{"site": site} for site in drawn.sites]
+        for entry in resources if drawn.kind == "l3" else resources[:1]:
+            entry["resource_id"] = self._homes[entry["site"]].networks[drawn.kind]
+        return {"name": "bench", "type": drawn.kind, "resources": resources}
+
+    async def _figures(self, sites: Sequence[str]) -> dict[str, Figures]:
+        found = await asyncio.gather(
+            *(asyncio.to_thread(machines.figures, self.machines[site]) for site in sites)
+        )
+        return dict(zip(sites, found, strict=True))
+
+    def _sample(
+        self,
+        drawn: Draw,
+        operation: Operation,
+        seconds: float,
+        before: Mapping[str, Figures],
+        after: Mapping[str, Figures],
+        data_plane: bool,
+        first_ping: float | None,
+    ) -> Sample:
+        gained = {site: after[site].since(before[site]) for site in drawn.sites}
+        calls: Counter[str] = Counter()
+        for figures in gained.values():
+            calls.update({name: round(n) for name, n in figures.calls.items() if name not in BACKGROUND})
+        vim = [
+            sum(value for name, value in figures.vim.items() if name not in BACKGROUND)
+            for figures in gained.values()
+        ]
+        return Sample(
+            kind=drawn.kind,
+            operation=operation,
+            sites=len(drawn.sites),
+            delay_ms=self._delay_ms,
+            data_plane=data_plane,
+            receiver=drawn.sites[0],
+            seconds=seconds,
+            first_ping=first_ping,
+            steps=dict(gained[drawn.sites[0]].steps) if operation == "create" else {},
+            vim=max(vim),
+            vim_calls=dict(calls),
+        )
+
+    def _routed(self, drawn: Draw) -> list[str]:
+        return [self._homes[site].ip for site in drawn.sites[1:]]
+
+    def _pings(self, drawn: Draw, addresses: Sequence[str]) -> list[asyncio.Task[float]]:
+        receiver = drawn.sites[0]
+        room = self._homes[receiver].rooms[drawn.kind]
+        return [
+            asyncio.create_task(machines.first_answer(self.machines[receiver], room, address))
+            for address in addresses
+        ]
+
+    # -- the floor ---------------------------------------------------------------------------------
+
+    async def prepare_floor(self) -> None:
+        """The networks that exist before a create, as the tenant's do."""
+        for name, agent in self._agents.items():
+            for kind, cidr in FLOORS.items():
+                made = await agent.ask(Order(op="network", cidr=cidr.format(self.machines[name].number)))
+                self._floor_networks[kind, name] = made.network_id or ""
+
+    async def floor(self, drawn: Draw) -> list[FloorSample]:
+        self._k = self._k % (identifiers.KS_A_SITE - 1) + 1
+        service_id = str(uuid4())
+        orders = {site: self._order(drawn, site, service_id) for site in drawn.sites}
+        async with machines.paused(self.machines.values()):
+            created, made = await self._at_once(orders)
+            undo = {site: self._undo(orders[site], made[site]) for site in orders}
+            deleted, _ = await self._at_once(undo)
+        return [
+            FloorSample(
+                kind=drawn.kind,
+                operation=operation,
+                sites=len(drawn.sites),
+                delay_ms=self._delay_ms,
+                seconds=seconds,
+            )
+            for operation, seconds in (("create", created), ("delete", deleted))
+        ]
+
+    async def _at_once(self, orders: Mapping[str, Order]) -> tuple[float, dict[str, str]]:
+        """Seconds until the last site is done, and the network at each."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        done = await asyncio.gather(*(self._agents[site].ask(order) for site, order in orders.items()))
+        seconds = loop.time() - began
+        return seconds, {site: one.network_id or "" for site, one in zip(orders, done, strict=True)}
+
+    def _order(self, drawn: Draw, site: str, service_id: str) -> Order:
+        made = drawn.kind == "l2" and site != drawn.sites[0]
+        shape = floor_shape(drawn.sites.index(site), len(drawn.sites)) if drawn.kind == "l2" else None
+        return Order(
+            op="create",
+            network_id=None if made else self._floor_networks[drawn.kind, site],
+            made=made,
+            target=self._target(drawn, site, service_id),
+            shape=shape,
+        )
+
+    def _target(self, drawn: Draw, site: str, service_id: str) -> Target:
+        given = identifiers.mint(FLOOR_NUMBER, self._k, FLOOR_ASN)
+        slots = {name: slot for slot, name in enumerate(drawn.sites, start=1)}
+        others = [name for name in drawn.sites if name != site]
+        cidrs = {name: FLOORS[drawn.kind].format(self.machines[name].number) for name in drawn.sites}
+        return Target(
+            service_id=service_id,
+            project_id="floor",
+            layer=drawn.kind,
+            vni=given.vni,
+            export_target=given.target(slots[site]),
+            import_targets=tuple(given.target(slots[name]) for name in others),
+            networks=(),
+            local_cidrs=(cidrs[site],),
+            remote_cidrs=tuple(cidrs[name] for name in others) if drawn.kind == "l3" else (),
+            peers=tuple(self.machines[name].number for name in others),
+            vteps={self.machines[name].number: self.machines[name].vtep for name in others},
+        )
+
+    @staticmethod
+    def _undo(order: Order, network_id: str) -> Order:
+        whole = floor_shape(0, 1) if order.shape is not None and not order.made else None
+        return order.model_copy(update={"op": "delete", "network_id": network_id, "shape": whole})
+
+
+def floor_shape(index: int, count: int) -> SubnetShape:
+    """Of the floor's network to stretch, the part of site `index` of `count`; its first address is the
+    gateway."""
+    cidr = FLOORS["l2"]
+    addresses = IPv4Network(cidr)
+    size = (addresses.num_addresses - 2) // count
+    first = 1 + index * size
+    pool = AddressRange(str(addresses[first + 1]), str(addresses[first + size - 1]))
+    return SubnetShape(cidr=cidr, ip_version=4, gateway_ip=str(addresses[first]), pools=(pool,))
+
+
+def _delete(north: NorthClient, service_id: str) -> None:
+    """Until all members are clean, also where a busy machine made the instance answer before that (202)."""
+    if north.delete(service_id).status == 204:
+        return
+    deadline = time.monotonic() + DELETE_TIMEOUT
+    while time.monotonic() < deadline:
+        time.sleep(DELETE_POLL)
+        try:
+            north.show(service_id)
+        except ApiError as error:
+            if error.status == 404:
+                return
+            raise
+    raise BadSurroundings(f"a delete of the benchmark was not done in {DELETE_TIMEOUT:.0f} s")
+
+
+def _gateways(service: Mapping[str, Any]) -> list[str]:
+    """The addresses of the other sites' gateways on a stretched network: they answer pings."""
+    return [subnet["gateway_ip"] for entry in service["resources"][1:] for subnet in entry.get("subnets", ())]

@@ -1,0 +1,138 @@
+"""`diminet bench`: measurements on a lab that is made for them."""
+
+import re
+import secrets
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from diminet.bench.samples import Results
+from diminet.cli.output import console, note, print_json, table
+
+if TYPE_CHECKING:
+    from diminet.bench.create import Wish
+
+app = typer.Typer(help="Measure DIMINET on a lab of its own.", no_args_is_help=True)
+
+DEFAULT_STATE = Path("/run/diminet-bench")
+RUNS = 10
+IDLE_SECONDS = 60.0
+SEED_BITS = 31
+
+
+@app.callback()
+def _group() -> None:
+    """Keeps `create` a command of its own."""
+
+
+@app.command()
+def create(
+    runs: Annotated[int, typer.Option("--runs", min=1, help="Runs of each kind, N and delay.")] = RUNS,
+    sites: Annotated[
+        str, typer.Option("--sites", help="Numbers of sites: 2-6, or 2,4,6.", metavar="N-M")
+    ] = "2-6",
+    delays: Annotated[
+        str, typer.Option("--delays", help="WAN delays in ms, one way.", metavar="MS,MS")
+    ] = "0,25",
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Of what is drawn at random (default: a new one).")
+    ] = None,
+    idle_seconds: Annotated[
+        float, typer.Option("--idle-seconds", min=0, help="How long idle instances are watched; 0: not.")
+    ] = IDLE_SECONDS,
+    out: Annotated[Path, typer.Option("--out", help="Directory of bench-create.md, .json and .svg.")] = Path(
+        "docs"
+    ),
+    state: Annotated[Path, typer.Option("--state", help="State directory of the lab.")] = DEFAULT_STATE,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document and nothing else.")
+    ] = False,
+) -> None:
+    """Creates and deletes, L2 and L3, against the same calls without DIMINET; and an idle instance."""
+    from diminet.bench import create as measuring  # here: the other commands need not wait for its import
+
+    wish = measuring.Wish(
+        runs=runs,
+        sites=_numbers(sites),
+        delays_ms=_delays(delays),
+        seed=secrets.randbits(SEED_BITS) if seed is None else seed,
+        idle_seconds=idle_seconds,
+    )
+    note(f"seed {wish.seed}")
+    results = measuring.run(state, wish, _command(wish), _silent if as_json else note)
+    _write(results, out)
+    if as_json:
+        print_json(results.model_dump(mode="json"))
+    else:
+        _show(results, out)
+
+
+def _silent(_: str) -> None:
+    pass
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """`2-6`, `2,4`, or both."""
+    found: set[int] = set()
+    for part in text.split(","):
+        ends = re.fullmatch(r"(\d{1,3})(?:-(\d{1,3}))?", part.strip())
+        if ends is None:
+            raise typer.BadParameter(f"{text!r} is not like 2-6 or 2,4,6", param_hint="--sites")
+        found |= set(range(int(ends[1]), int(ends[2] or ends[1]) + 1))
+    if not found or min(found) < 2:
+        raise typer.BadParameter("a service has two sites or more", param_hint="--sites")
+    return tuple(sorted(found))
+
+
+def _delays(text: str) -> tuple[float, ...]:
+    try:
+        found = {float(part) for part in text.split(",")}
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not like 0,25", param_hint="--delays") from None
+    if not all(0 <= delay < float("inf") for delay in found):
+        raise typer.BadParameter("a delay is 0 ms or more", param_hint="--delays")
+    return tuple(sorted(found))
+
+
+def _command(wish: "Wish") -> str:
+    """The command that does the same again."""
+    words = ["diminet", "bench", "create", "--runs", str(wish.runs)]
+    words += ["--sites", ",".join(map(str, wish.sites))]
+    words += ["--delays", ",".join(f"{delay:g}" for delay in wish.delays_ms), "--seed", str(wish.seed)]
+    if wish.idle_seconds != IDLE_SECONDS:
+        words += ["--idle-seconds", f"{wish.idle_seconds:g}"]
+    return shlex.join(words)
+
+
+def _write(results: Results, out: Path) -> None:
+    from diminet.bench import figure, page
+
+    out.mkdir(parents=True, exist_ok=True)
+    stem = "bench-create"
+    (out / f"{stem}.json").write_text(results.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    (out / f"{stem}.svg").write_text(figure.svg(results), encoding="utf-8")
+    text = page.markdown(results, json_name=f"{stem}.json", figure_name=f"{stem}.svg")
+    (out / f"{stem}.md").write_text(text, encoding="utf-8")
+
+
+def _show(results: Results, out: Path) -> None:
+    from diminet.bench import page
+
+    columns = ("kind", "what", "delay", "N", "mean", "se", "median", "p99", "floor", "ratio", "WAN", "ping")
+    rows = [
+        [kind, operation, f"{delay:g} ms", count, *page.cells(results, kind, operation, count, delay)]
+        for kind in ("l2", "l3")
+        for operation in ("create", "delete")
+        for delay in results.delays_ms
+        for count in results.sites
+    ]
+    title = f"milliseconds; WAN in round trips; seed {results.seed}; page: {out / 'bench-create.md'}"
+    console().print(table(columns, rows, title=title))
+    if results.idle:
+        idle = [
+            [one.site, f"{one.rss / 1e6:.0f}", f"{one.pss / 1e6:.0f}", f"{one.cpu:.2%}"]
+            for one in results.idle
+        ]
+        console().print(table(("idle instance", "RSS (MB)", "PSS (MB)", "processor"), idle))
