@@ -28,8 +28,8 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 from diminet.bench import idle, machines
-from diminet.bench.orders import Order
 from diminet.bench.machines import Agent, Figures, Machine
+from diminet.bench.orders import Order
 from diminet.bench.samples import FloorSample, Idle, Operation, Results, Sample, ServiceKind
 from diminet.client import ApiError, NorthClient
 from diminet.errors import BadSurroundings
