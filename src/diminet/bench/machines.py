@@ -21,7 +21,7 @@ from diminet.lab.provision import CONFIG_FILE
 AGENT_TIMEOUT = 60.0  # seconds for an agent to start, or to answer
 METRICS_TIMEOUT = 30.0  # seconds
 PING_INTERVAL = "0.01"  # seconds between two pings of one pair while the first answer is awaited
-PING_DEADLINE = 15  # seconds until a pair is given up
+PING_DEADLINE = 20.0  # seconds until a pair is given up
 LINE_MOST = 1024 * 1024  # bytes of an agent's answer
 
 _NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -188,18 +188,30 @@ async def first_answer(machine: Machine, namespace: str, address: str) -> float:
     process = await asyncio.create_subprocess_exec(
         *machine.inside(),
         *("nsenter", f"--net={namespace}", "--"),
-        *("ping", "-n", "-i", PING_INTERVAL, "-w", str(PING_DEADLINE), "--", address),
+        *(
+            "ping",
+            "-n",
+            "-i",
+            PING_INTERVAL,
+            "--",
+            address,
+        ),  # with -w it would end at the first "unreachable"
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
     )
     assert process.stdout is not None
     try:
-        while line := await process.stdout.readline():
-            if b" bytes from " in line:
-                return asyncio.get_running_loop().time()
+        async with asyncio.timeout(PING_DEADLINE):
+            while line := await process.stdout.readline():
+                if b" bytes from " in line:
+                    return asyncio.get_running_loop().time()
+    except TimeoutError:
+        pass
     finally:
         if process.returncode is None:
             process.kill()
         await process.wait()
-    raise BadSurroundings(f"no ping from site {machine.name} to {address} was answered in {PING_DEADLINE} s")
+    raise BadSurroundings(
+        f"no ping from site {machine.name} to {address} was answered in {PING_DEADLINE:.0f} s"
+    )
