@@ -192,10 +192,8 @@ def test_the_list_of_members_is_changed_by_its_difference(old: frozenset[int], n
 
 def test_a_vrf_is_removed_with_its_members() -> None:
     have = vrf(frozenset({1, 2}), frozenset())
+    assert frr_config.drop_router_commands(NAME, have) == [f"vrf {NAME}", "no vni 8193", "exit-vrf"]
     assert frr_config.drop_vrf_commands(ASN, NAME, have) == [
-        f"vrf {NAME}",
-        "no vni 8193",
-        "exit-vrf",
         f"no router bgp {ASN} vrf {NAME}",
         f"no bgp extcommunity-list standard MEMBERS permit rt {target(8193, 2)}",
     ]

@@ -272,20 +272,3 @@ def test_a_member_with_a_high_slot_joins(nets: list[Net]) -> None:
     all_reach([one.vm, two.vm, three_net.vm])
     service.close()
     three_net.site.call("disconnect", service.service_id)
-
-
-def test_a_lost_neighbour_is_reported_and_repaired(nets: list[Net]) -> None:
-    one, _, two, _ = nets
-    service = Routed([one, two], VNI)
-    service.connect()
-    service.whole()
-    bridge = names.vrf_bridge(VNI)
-    one.site.space.sh(
-        f"nsenter --net=/run/netns/{names.vrf(service.service_id)} ip neigh del {two.site.vtep} dev {bridge}"
-    )
-    problems = one.site.call("realised")[service.service_id]
-    assert problems == [f"the site {two.site.vtep} has no neighbour entry"]
-    service.connect(only=one.site)
-    service.whole()
-    assert one.site.call("realised") == {service.service_id: []}
-    service.close()

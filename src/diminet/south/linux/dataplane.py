@@ -21,8 +21,9 @@ from diminet.south.linux.kernel import Kernel
 
 TUNNEL_MTU = 1450  # bytes: 1500 of the WAN less the 50 of VXLAN over IPv4
 VRF_DIRECTORY = Path("/run/netns")  # where zebra looks for namespaces
-UP_TIMEOUT = 1.0  # seconds for an L3 VNI to come up before its router is taken down and up
-UP_ATTEMPTS = 4
+UP_TIMEOUT = 2.0  # seconds for an L3 VNI to come up before its router is taken down and up
+DOWN_TIMEOUT = 3.0  # seconds for FRR to take back the routes of a router that is down
+UP_ATTEMPTS = 3
 UP_POLL = 0.05  # seconds
 
 
@@ -158,7 +159,12 @@ class DataPlane:
         await self._frr.vrf_known(name)
         await self._kernel.run(doing, partial(overlay.make_router, router))
         await self._kernel.run(doing, partial(overlay.set_branches, router, branches))
-        await self._frr.set_vrf(name, vrf)
+        if await self._frr.lacks_room(name, vrf):
+            await self._take_down(router)
+            await self._frr.set_vrf(name, vrf)
+            await self._kernel.run(doing, partial(overlay.make_router, router))
+        else:
+            await self._frr.set_vrf(name, vrf)
         await self._wait_until_up(router)
 
     def _branch(self, target: Target, network: NetworkInfo) -> overlay.Branch:
@@ -167,13 +173,25 @@ class DataPlane:
         path = self._kernel.gateway_path(network.network_id)
         return overlay.Branch(path, network.network_id, local, tuple(sorted(far)), network.mtu)
 
+    async def _take_down(self, router: overlay.Router) -> None:
+        """Until FRR has forgotten its routes: taken up at once, it would lose their neighbours."""
+        doing = f"take down the router of service {router.tunnel.service_id}"
+        await self._kernel.run(doing, partial(overlay.take_down, router))
+        for _ in range(int(DOWN_TIMEOUT / UP_POLL)):
+            await asyncio.sleep(UP_POLL)
+            if not await self._kernel.run(doing, partial(overlay.learnt, router)):
+                return
+
     async def _wait_until_up(self, router: overlay.Router) -> None:
+        """Down and up again makes zebra look again; it may have missed something."""
+        doing = f"bring up the router of service {router.tunnel.service_id}"
         for _ in range(UP_ATTEMPTS):
             for _ in range(int(UP_TIMEOUT / UP_POLL)):
                 if await self._works(router):
                     return
                 await asyncio.sleep(UP_POLL)
-            await self._kernel.run("take the router down and up", partial(overlay.bounce, router))
+            await self._take_down(router)
+            await self._kernel.run(doing, partial(overlay.make_router, router))
         raise SiteRefused(f"FRR does not bring up the L3 VNI {router.tunnel.vni}: restart FRR")
 
     async def _works(self, router: overlay.Router) -> bool:

@@ -15,6 +15,8 @@ from diminet.south.linux.frr_config import Running, Vni, Vrf
 VTYSH_TIMEOUT = 10.0  # seconds
 VRF_TIMEOUT = 8.0  # seconds until zebra has read a new namespace
 VRF_POLL = 0.04  # seconds
+IDLE_TIMEOUT = 5.0  # seconds for bgpd to hear that an L3 VNI is off
+IDLE_POLL = 0.05  # seconds
 # What `write memory` says of itself.
 _SAVED = ("Note: this version of vtysh", "Configuration saved to", "Building Configuration...", "Warning: ")
 
@@ -33,9 +35,12 @@ class Frr:
         arguments = ["--vty_socket", str(self._directory), "--config_dir", str(self._directory)]
         for command in commands:
             arguments += ["-c", command]
-        process = await asyncio.create_subprocess_exec(
-            "vtysh", *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-        )
+        try:
+            process = await asyncio.create_subprocess_exec(
+                "vtysh", *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+            )
+        except FileNotFoundError:
+            raise SiteRefused("FRR is gone, there is no program vtysh: install the package frr") from None
         try:
             out, err = await asyncio.wait_for(process.communicate(), self._timeout)
         except TimeoutError:
@@ -110,6 +115,11 @@ class Frr:
             if running.vrfs.get(name) != want:
                 raise SiteRefused(f"FRR did not take the VRF {name} as written")
 
+    async def lacks_room(self, name: str, want: Vrf) -> bool:
+        """Whether a working VRF must be given more import targets before it can be as wanted."""
+        running = await self.running()
+        return name in running.vrfs and not want.imports <= running.given[name]
+
     async def drop_members(self, targets: frozenset[str]) -> None:
         """Take targets off the list of those whose type-5 routes are let in."""
         async with self._lock:
@@ -119,9 +129,22 @@ class Frr:
         """Remove the VRF's L3 VNI and BGP instance."""
         async with self._lock:
             have = (await self.running()).vrfs.get(name)
+            if commands := frr_config.drop_router_commands(name, have):
+                await self._configure(commands)
             commands = frr_config.drop_vrf_commands(self._asn, name, have)
-            if commands and name in (await self._configure(commands)).vrfs:
+            if commands and name in (await self._configure_when_idle(commands)).vrfs:
                 raise SiteRefused(f"FRR did not remove the VRF {name}")
+
+    async def _configure_when_idle(self, commands: list[str]) -> Running:
+        """bgpd hears from zebra, a little later, that an L3 VNI is off."""
+        for _ in range(int(IDLE_TIMEOUT / IDLE_POLL)):
+            try:
+                return await self._configure(commands)
+            except SiteRefused as error:
+                if frr_config.BUSY not in error.message:
+                    raise
+            await asyncio.sleep(IDLE_POLL)
+        return await self._configure(commands)
 
     async def forget_vrf(self, name: str) -> None:
         """Remove the name itself, once zebra has seen that the namespace is gone."""

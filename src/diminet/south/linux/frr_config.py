@@ -177,11 +177,10 @@ def _family(cidr: str) -> str:
 def vrf_commands(asn: int, name: str, have: Vrf | None, given: frozenset[str], want: Vrf) -> list[str]:
     """The BGP instance first, then the L3 VNI (the other order leaves the VNI without its targets).
 
-    given: import targets that the VRF has. It gets more only while its L3 VNI is off.
+    given: import targets that the VRF has. It may get more only while its router is down.
     """
     before = have or Vrf()
     new = _slots(want) - given if not want.imports <= given else frozenset[str]()
-    off_and_on = before.vni != want.vni or bool(new)
     evpn = [f"rd {want.rd}"] if before.rd != want.rd else []
     evpn += _target_changes("import", frozenset(), new) + _target_changes(
         "export", before.exports, want.exports
@@ -197,10 +196,8 @@ def vrf_commands(asn: int, name: str, have: Vrf | None, given: frozenset[str], w
             lines += [f"address-family {family} unicast", *changes, "exit-address-family"]
     if evpn:
         lines += ["address-family l2vpn evpn", *evpn, "exit-address-family"]
-    commands = [f"vrf {name}", f"no vni {before.vni}", "exit-vrf"] if off_and_on and before.vni else []
-    if lines:
-        commands += [f"router bgp {asn} vrf {name}", *lines, "exit"]
-    if off_and_on:
+    commands = [f"router bgp {asn} vrf {name}", *lines, "exit"] if lines else []
+    if before.vni != want.vni:
         commands += [f"vrf {name}", f"vni {want.vni}", "exit-vrf"]
     return commands
 
@@ -224,14 +221,20 @@ def member_commands(have: frozenset[str], want: frozenset[str]) -> list[str]:
 REFRESH = "clear bgp l2vpn evpn * soft in"
 
 
+def drop_router_commands(name: str, have: Vrf | None) -> list[str]:
+    """Take the L3 VNI off, which must be done before `drop_vrf_commands`."""
+    return [f"vrf {name}", f"no vni {have.vni}", "exit-vrf"] if have and have.vni else []
+
+
 def drop_vrf_commands(asn: int, name: str, have: Vrf | None) -> list[str]:
-    """The L3 VNI before the BGP instance; `no vrf` only works when the namespace is gone."""
+    """Remove the BGP instance and the members; refused (BUSY) until bgpd has seen that the VNI is off."""
     if have is None:
         return []
-    commands = [f"vrf {name}", f"no vni {have.vni}", "exit-vrf"] if have.vni else []
-    if have._replace(vni=0) != Vrf():
-        commands.append(f"no router bgp {asn} vrf {name}")
+    commands = [f"no router bgp {asn} vrf {name}"] if have._replace(vni=0) != Vrf() else []
     return commands + member_commands(have.imports, frozenset())
+
+
+BUSY = "Please unconfigure l3vni"
 
 
 def parse_vrfs(text: str) -> dict[str, bool]:

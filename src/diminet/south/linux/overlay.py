@@ -279,13 +279,17 @@ def unresolved(path: Path, vni: int) -> set[str]:
         return links.unresolved(ip, bridge.ifindex) if bridge else set()
 
 
-def bounce(router: Router) -> None:
-    """Take the router down and up: zebra then looks at it again."""
+def take_down(router: Router) -> None:
+    """zebra and bgpd then take back all that they have learnt through it."""
     with netns.entered(router.path), IPRoute() as ip:
         for name in (names.vxlan(router.tunnel.vni), names.vrf_bridge(router.tunnel.vni)):
-            index = links.need(ip, name).ifindex
-            ip.link("set", index=index, state="down")
-            ip.link("set", index=index, state="up")
+            ip.link("set", index=links.need(ip, name).ifindex, state="down")
+
+
+def learnt(router: Router) -> bool:
+    """Whether the VRF still has routes of BGP."""
+    with netns.entered(router.path), IPRoute() as ip:
+        return any(m["proto"] == links.RTPROT_BGP for m in ip.get_routes(table=links.RT_TABLE_MAIN))
 
 
 def set_branches(router: Router, branches: Collection[Branch]) -> None:
