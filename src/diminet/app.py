@@ -245,6 +245,7 @@ def limits(settings: Settings) -> Limits:
         pool_step=given.blocks_per_request,
         services_per_project=given.services_per_project,
         members_per_service=given.members_per_service,
+        blocks_per_project=given.blocks_per_project,
     )
 
 

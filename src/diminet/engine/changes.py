@@ -14,6 +14,7 @@ from diminet.errors import (
     InvalidRequest,
     NetworkNotFound,
     NotAuthorised,
+    QuotaExceeded,
     ResourceBusy,
     RevisionConflict,
     ServiceNotFound,
@@ -45,17 +46,20 @@ class Changes:
         if row is None or (row.document.tombstone and row.settled):
             raise ServiceNotFound(f"there is no service {service_id}")
         self._may(ctx, row.document, change)
+        if change.if_match not in (None, "*", row.document.pair.etag()):
+            raise RevisionConflict("the service has changed since you read it; read it again and repeat")
         if change.operation == "delete":
             waiting = await self.coordinator.bury(ctx, service_id)
             return ChangeAnswer(document=row.document if waiting else None, waiting=waiting)
         document = row.document
         if document.tombstone:
             raise ServiceNotFound(f"service {service_id} is being deleted")
-        if change.if_match not in (None, "*", document.pair.etag()):
-            raise RevisionConflict("the service has changed since you read it; read it again and repeat")
         entries = self._entries(document, change)
         fields = self._fields(change)
         self.here.type_of(document.type).check_change(entries)
+        most = self.here.limits.members_per_service
+        if len({e.site for e in entries}) > max(most, len(document.members)):
+            raise QuotaExceeded(f"a service has at most {most} members: make a second one, or remove sites")
         if entries == entries_of(document) and all(getattr(document, f) == v for f, v in fields.items()):
             return ChangeAnswer(document=document)
         await self.write(ctx, document, entries, fields, change.operation)
@@ -139,6 +143,7 @@ class Changes:
             request_id=ctx.request_id,
             on_unreachable=policy,
             before=before,
+            holder=master.process,
         )
         if before.service_id in master.running:
             raise ResourceBusy("the service is being changed; try again in a moment", retry_after=1.0)
@@ -153,7 +158,7 @@ class Changes:
                 await master.reserving.release(ctx, got)
                 await master.drop_intent(ctx, intent, error)
                 raise
-            await master.spread(ctx, before.service_id)
+            await master.spread(ctx, intent)
         finally:
             master.running.discard(before.service_id)
 
@@ -224,6 +229,7 @@ class Changes:
                 draft.model_copy(update={"blocks": tuple(h.block for h in held), "spare": tuple(spare)})
             )
             self.coordinator.still_ours(tx, intent)
+            self.coordinator.still_promised(tx, got)
             document = before.model_copy(
                 update={
                     **fields,

@@ -12,7 +12,9 @@ One operation per service at a time: its intent row. Only a delete pre-empts.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+
+import structlog
 
 from diminet.engine.instance import Instance
 from diminet.engine.outbox import Outbox
@@ -21,7 +23,9 @@ from diminet.engine.ports import HeldBlock, IntentRow, MemberRow, ServiceRow, Tx
 from diminet.engine.reserving import Reserving, worst
 from diminet.errors import (
     DiminetError,
+    QuotaExceeded,
     ResourceBusy,
+    RevisionConflict,
     ServiceNotFound,
     SiteUnreachable,
 )
@@ -41,6 +45,8 @@ from diminet.model import (
     Ticket,
 )
 
+log = structlog.get_logger()
+
 
 class Coordinator:
     def __init__(
@@ -52,13 +58,23 @@ class Coordinator:
         self.outbox = outbox
         self.serial = 0
         self.running: set[str] = set()  # services whose operation runs in this process
+        self.process = here.clock.uuid()
 
     # -- create ------------------------------------------------------------------------------------
 
     async def create(
-        self, ctx: Context, project_id: str, request: CreateRequest, service_id: str, *, wait: bool
+        self,
+        ctx: Context,
+        project_id: str,
+        request: CreateRequest,
+        service_id: str,
+        *,
+        wait: bool,
+        admit: Callable[[Tx], None],
     ) -> None:
-        """Make the service, or raise and leave nothing. wait False: returns after the commit."""
+        """Make the service, or raise and leave nothing. wait False: returns after the commit.
+
+        admit: what has to hold in the transaction that begins the operation; raises otherwise."""
         here = self.here
         started = here.clock.now()
         ctx = ctx.model_copy(update={"deadline": started + self.forward()})
@@ -78,14 +94,22 @@ class Coordinator:
             initiator=ctx.initiator,
             request_id=ctx.request_id,
             on_unreachable=request.on_unreachable,
+            holder=self.process,
         )
+
+        def begin(tx: Tx) -> None:
+            admit(tx)
+            self.begin(tx, ctx, intent, project_id)
+
+        goes_on = False
         self.running.add(service_id)
         try:
-            await here.store.write(lambda tx: self.begin(tx, ctx, intent, project_id))
+            await here.store.write(begin)
             here.meter.create_step("intent", here.clock.now() - started)
             await self._create(ctx, intent, project_id, request, params, wanted, wait=wait)
+            goes_on = not wait
         finally:
-            if wait:
+            if not goes_on:
                 self.running.discard(service_id)
 
     async def _create(
@@ -126,9 +150,9 @@ class Coordinator:
             await self.give_up(ctx, intent, error)
             raise
         if wait:
-            await self.spread(ctx, service_id)
+            await self.spread(ctx, intent)
         else:
-            here.later(self.spread_behind(ctx, service_id))
+            here.later(self.spread_behind(ctx, intent))
 
     async def own(self, entries: Sequence[Entry], project_id: str) -> list[NetworkFacts]:
         """Our own networks among the entries, as the VIM has them now."""
@@ -144,6 +168,12 @@ class Coordinator:
         return Ticket(int(self.here.clock.now() * 1000), self.here.number, self.serial)
 
     def begin(self, tx: Tx, ctx: Context, intent: IntentRow, project_id: str) -> None:
+        if intent.before is not None:
+            row = tx.service(intent.service_id)
+            if row is None or row.document.tombstone:
+                raise ServiceNotFound(f"service {intent.service_id} was deleted meanwhile")
+            if row.document.pair != intent.before.pair:
+                raise RevisionConflict("the service was changed meanwhile; read it again and repeat")
         if not tx.add_intent(intent):
             raise ResourceBusy(
                 f"service {intent.service_id} is being changed; try again in a moment", retry_after=1.0
@@ -194,6 +224,8 @@ class Coordinator:
         now = here.clock.now()
 
         def decide(tx: Tx) -> None:
+            self._within_quota(tx, project_id)
+            self.still_promised(tx, got)
             k = tx.take_identifier(intent.service_id, here.limits.vni_k_first, here.limits.vni_k_last)
             document = Document(
                 service_id=intent.service_id,
@@ -219,10 +251,31 @@ class Coordinator:
 
         await here.store.write(decide)
 
+    def _within_quota(self, tx: Tx, project_id: str) -> None:
+        """Looked at with the commit: of several creates at once, only as many as fit get through."""
+        most = self.here.limits.services_per_project
+        if tx.count_services(project_id) >= most:
+            raise QuotaExceeded(f"the project has {most} services at this site, its quota: delete one first")
+
+    def still_promised(self, tx: Tx, got: Mapping[str, Reservation]) -> None:
+        """Our own networks are as they were when they were looked at: the promise has not run out."""
+        mine, now = got.get(self.here.name), self.here.clock.now()
+        rows = tx.reservation(mine.rid) if mine else []
+        if mine and (not rows or any(row.expires_at <= now for row in rows)):
+            raise ResourceBusy(
+                f"site {self.here.name} took too long and no longer keeps its networks; try again",
+                sites=[self.here.name],
+                retry_after=1.0,
+            )
+
+    def holds(self, tx: Tx, intent: IntentRow) -> bool:
+        """Is the operation still the one that runs? If not, it was concluded elsewhere or pre-empted."""
+        current = tx.intent(intent.service_id)
+        return current is not None and current.ticket == intent.ticket
+
     def still_ours(self, tx: Tx, intent: IntentRow) -> None:
         """A delete has pre-empted us if our intent is gone."""
-        current = tx.intent(intent.service_id)
-        if current is None or current.ticket != intent.ticket:
+        if not self.holds(tx, intent):
             raise ServiceNotFound(f"service {intent.service_id} was deleted meanwhile")
 
     def expect_members(self, tx: Tx, document: Document, sites: Sequence[str]) -> None:
@@ -266,19 +319,19 @@ class Coordinator:
 
     # -- after the commit ----------------------------------------------------------------------------
 
-    async def spread_behind(self, ctx: Context, service_id: str) -> None:
+    async def spread_behind(self, ctx: Context, intent: IntentRow) -> None:
         try:
-            await self.spread(ctx, service_id)
+            await self.spread(ctx, intent)
         except DiminetError:
             return  # told by the service's own status and fault
         finally:
-            self.running.discard(service_id)
+            self.running.discard(intent.service_id)
 
-    async def spread(self, ctx: Context, service_id: str) -> None:
+    async def spread(self, ctx: Context, intent: IntentRow) -> None:
         """Send the committed document to all and make our own part; conclude or take back.
 
         Sites that leave are told last: what they give up cannot be taken back."""
-        here = self.here
+        here, service_id = self.here, intent.service_id
         row = await here.store.read(lambda tx: tx.service(service_id))
         if row is None or row.document.tombstone:
             raise ServiceNotFound(f"service {service_id} was deleted meanwhile")
@@ -290,14 +343,14 @@ class Coordinator:
         revoke = document.on_unreachable == "revoke"
         bad = [e for e in errors if revoke or not isinstance(e, SiteUnreachable)]
         if bad:
-            await self._take_back(ctx, document, worst(bad))
+            await self._take_back(ctx, intent, document, worst(bad))
             raise worst(bad)
         known = await here.store.read(lambda tx: tx.members(service_id))
         leaving = [m.site for m in known if document.member(m.site) is None and not m.clean]
         answers += await asyncio.gather(*(self._tell(ctx, row, site) for site in leaving))
         states = [a for a in answers if isinstance(a, MemberState)]
         silent = [s for s, a in zip([*sites, *leaving], answers, strict=True) if isinstance(a, DiminetError)]
-        await here.store.write(lambda tx: self._conclude(tx, ctx, document, states, silent))
+        await here.store.write(lambda tx: self._conclude(tx, ctx, intent, document, states, silent))
         await here.tell_news()
 
     async def _tell(self, ctx: Context, row: ServiceRow, site: str) -> MemberState | DiminetError:
@@ -320,15 +373,18 @@ class Coordinator:
         self,
         tx: Tx,
         ctx: Context,
+        intent: IntentRow,
         document: Document,
         states: Sequence[MemberState],
         silent: Sequence[str],
     ) -> None:
+        row = tx.service(document.service_id)
+        if row is None or row.document.tombstone:
+            raise ServiceNotFound(f"service {document.service_id} was deleted meanwhile")
+        if not self.holds(tx, intent) or row.document.pair != document.pair:
+            return  # concluded by another process
         tx.delete_intent(document.service_id)
         self.outbox.post(tx, ctx, document.service_id, silent, "document")
-        row = tx.service(document.service_id)
-        if row is None or row.document.pair != document.pair:
-            return
         tx.save_service(
             row.model_copy(update={"status": ProvisioningStatus.ACTIVE, "confirmed": document.pair}),
             expect=document.pair,
@@ -378,15 +434,19 @@ class Coordinator:
             "refused", ctx, service_id, code=error.code, message=error.message, sites=list(error.sites)
         )
 
-    async def _take_back(self, ctx: Context, document: Document, error: DiminetError) -> None:
-        """A create is buried everywhere; a change is answered by the document before it."""
-        intent = await self.here.store.read(lambda tx: tx.intent(document.service_id))
-        if intent is not None and intent.before is not None:
-            await self._restore(ctx, document, intent.before, error)
+    async def _take_back(
+        self, ctx: Context, intent: IntentRow, document: Document, error: DiminetError
+    ) -> None:
+        """A create is buried everywhere; a change is answered by the document before it. Nothing is
+        done by who no longer holds the operation: a delete or another process was faster."""
+        if intent.before is not None:
+            await self._restore(ctx, intent, document, intent.before, error)
         else:
-            await self.bury(ctx, document.service_id, fault=error)
+            await self.bury(ctx, document.service_id, fault=error, intent=intent)
 
-    async def _restore(self, ctx: Context, document: Document, before: Document, error: DiminetError) -> None:
+    async def _restore(
+        self, ctx: Context, intent: IntentRow, document: Document, before: Document, error: DiminetError
+    ) -> None:
         staying = {m.site for m in before.members}
         joined = {m.site: m.join for m in document.members if m.site not in staying}
         restored = before.model_copy(
@@ -398,6 +458,8 @@ class Coordinator:
         )
 
         def decide(tx: Tx) -> list[str]:
+            if not self.holds(tx, intent):
+                return []
             tx.delete_intent(document.service_id)
             row = self.participant.accept(tx, ctx, restored, (), ProvisioningStatus.ACTIVE)
             tx.save_service(row.model_copy(update={"fault": error.as_dict()}), expect=row.document.pair)
@@ -413,11 +475,20 @@ class Coordinator:
         except DiminetError:
             return  # tried again by the reconciler
 
-    async def bury(self, ctx: Context, service_id: str, fault: DiminetError | None = None) -> tuple[str, ...]:
+    async def bury(
+        self,
+        ctx: Context,
+        service_id: str,
+        fault: DiminetError | None = None,
+        intent: IntentRow | None = None,
+    ) -> tuple[str, ...]:
         """Delete: the tombstone is written, then goes to every site that was ever asked. Returns the
-        sites that could not be told yet. fault: the service is REVOKED because of it."""
+        sites that are not clean yet. fault: the service is REVOKED because of it. intent: only while
+        that operation is the one that runs."""
 
         def decide(tx: Tx) -> list[str]:
+            if intent is not None and not self.holds(tx, intent):
+                return []
             row = tx.service(service_id)
             if row is None:
                 raise ServiceNotFound(f"there is no service {service_id}")
@@ -435,9 +506,14 @@ class Coordinator:
 
         sites = await self.here.store.write(decide)
         waiting = await self._deliver(service_id, sites, own=True)
-        await self.here.store.write(lambda tx: self.outbox.settle(tx, service_id))
+        clean = await self.here.store.write(lambda tx: self._settled(tx, service_id))
         await self.here.tell_news()
-        return waiting
+        return waiting if waiting or clean else (self.here.name,)
+
+    def _settled(self, tx: Tx, service_id: str) -> bool:
+        self.outbox.settle(tx, service_id)
+        row = tx.service(service_id)
+        return row is None or row.settled or not row.document.tombstone
 
     def _entomb(self, tx: Tx, row: ServiceRow, fault: DiminetError | None) -> None:
         status = ProvisioningStatus.REVOKED if fault else ProvisioningStatus.PENDING_DELETE
@@ -476,33 +552,53 @@ class Coordinator:
 
     async def abandon(self, ctx: Context, service_id: str, error: DiminetError) -> None:
         """An operation that has overrun its time was stopped; undo it, as after a crash."""
+        if service_id in self.running:
+            return
+        self.running.add(service_id)
         try:
             await self._undo(ctx, service_id, error)
         except DiminetError:
             return  # its intent is still there: resumed by the loop
+        finally:
+            self.running.discard(service_id)
 
     async def _undo(self, ctx: Context, service_id: str, error: DiminetError) -> None:
         def look(tx: Tx) -> tuple[IntentRow | None, ServiceRow | None]:
             return tx.intent(service_id), tx.service(service_id)
 
         intent, row = await self.here.store.read(look)
-        if intent is None:
-            return
+        if intent is None or intent.request_id != ctx.request_id:
+            return  # it never began, or is another's
         if row is None:
             await self.give_up(ctx, intent, error)
         elif intent.before is not None and row.document.pair == intent.before.pair:
             await self.drop_intent(ctx, intent, error)
         elif not row.document.tombstone:
-            await self._take_back(ctx, row.document, error)
+            await self._take_back(ctx, intent, row.document, error)
 
     # -- after a crash ---------------------------------------------------------------------------------
 
     async def resume(self) -> None:
         """Operations that no process runs any more: finish them if they were committed, else undo."""
         intents = await self.here.store.read(lambda tx: tx.intents())
-        for intent in intents:
-            if intent.service_id not in self.running:
-                await self._resume(intent)
+        now = self.here.clock.now()
+        due = [
+            intent
+            for intent in intents
+            if intent.service_id not in self.running
+            and (intent.holder == self.process or intent.deadline <= now)
+        ]
+        await asyncio.gather(*(self._resume_one(intent) for intent in due))
+
+    async def _resume_one(self, intent: IntentRow) -> None:
+        """What fails is tried again at the next turn, and keeps no other from being finished."""
+        self.running.add(intent.service_id)
+        try:
+            await self._resume(intent)
+        except DiminetError as error:
+            log.warning("resume", service=intent.service_id, code=error.code, message=error.message)
+        finally:
+            self.running.discard(intent.service_id)
 
     async def _resume(self, intent: IntentRow) -> None:
         row = await self.here.store.read(lambda tx: tx.service(intent.service_id))
@@ -523,4 +619,4 @@ class Coordinator:
         elif row.document.tombstone:
             await self.bury(ctx, intent.service_id)
         else:
-            await self.spread_behind(ctx, intent.service_id)
+            await self.spread_behind(ctx, intent)

@@ -36,6 +36,7 @@ class Limits:
     vni_k_last: int = 4095
     services_per_project: int = 1000
     members_per_service: int = 250
+    blocks_per_project: int = 100 * 1024
     parallel_repairs: int = 4
 
 

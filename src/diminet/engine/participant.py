@@ -13,6 +13,7 @@ from diminet.engine.reservations import Reservations
 from diminet.errors import (
     InvalidRequest,
     NotAuthorised,
+    QuotaExceeded,
     ResourceBusy,
     RevisionConflict,
     ServiceNotFound,
@@ -168,8 +169,12 @@ class Participant:
         }
         here.type_of(document.type).recheck(document, here.name, list(committed.values()))
         before = tx.service(service_id)
+        if before is not None and document.pair <= before.document.pair:
+            raise RevisionConflict("the service was changed meanwhile; read it again and repeat")
         fresh = before is None or before.left is not None
         pending = ProvisioningStatus.PENDING_CREATE if fresh else ProvisioningStatus.PENDING_UPDATE
+        if fresh and blocks:
+            self._within_quota(tx, document, len(blocks))
         row = ServiceRow(
             document=document,
             status=status or pending,
@@ -187,6 +192,16 @@ class Participant:
             here.event("document-stored", ctx, service_id, document.project_id, pair=document.pair.etag())
         )
         return row
+
+    def _within_quota(self, tx: Tx, document: Document, more: int) -> None:
+        """Address blocks of a project at this site, whoever owns them. Raises QuotaExceeded."""
+        most = self.here.limits.blocks_per_project
+        if tx.count_blocks(document.project_id) + more > most:
+            raise QuotaExceeded(
+                f"the project would have more than {most} address blocks at site {self.here.name}, its "
+                "quota: delete a service that stretches a network, or ask the operator for more",
+                sites=[self.here.name],
+            )
 
     def _take_over(self, tx: Tx, ctx: Context, document: Document) -> None:
         """Reservations become connections; what the document no longer names is to be removed."""

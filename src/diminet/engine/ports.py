@@ -199,6 +199,7 @@ class IntentRow(Model):
     """The one running operation of a service at its master, with every site that it asks.
 
     before: the document to go back to (None: a create). operation: create, modify, join, ….
+    holder: the process that runs it; another one resumes it only behind its deadline.
     """
 
     service_id: str
@@ -211,6 +212,7 @@ class IntentRow(Model):
     on_unreachable: str = "revoke"
     before: Document | None = None
     idempotency_key: str | None = None
+    holder: str = ""
 
 
 class MemberRow(Model):
@@ -309,7 +311,11 @@ class Tx(Protocol):
     def services_shared_with(self, site: str) -> list[ServiceRow]:
         """Live or tombstone, of which that site is a member or was asked."""
 
-    def count_services(self, project_id: str) -> int: ...
+    def count_services(self, project_id: str) -> int:
+        """Those that stand, of which this site is a member."""
+
+    def count_blocks(self, project_id: str) -> int:
+        """Address blocks of the services that `count_services` counts."""
 
     # members, as the master knows them
     def members(self, service_id: str) -> list[MemberRow]: ...

@@ -74,8 +74,8 @@ class Requests:
         try:
             may_write(caller)
             self._concerned(request)
-            repeated = await self.here.store.write(
-                lambda tx: self._admit(tx, caller.project_id, request, idempotency, service_id)
+            repeated = await self.here.store.read(
+                lambda tx: self._repeated(tx, caller.project_id, idempotency)
             )
             if repeated is None:
                 await self._make(caller, ctx, request, service_id, wait=wait, idempotency=idempotency)
@@ -84,8 +84,7 @@ class Requests:
             raise
         row = await self._row(repeated or service_id)
         view = await self.views.of(row)
-        deferred = any(m.deferred for m in row.document.members)
-        return view, row.status == ProvisioningStatus.ACTIVE and not deferred
+        return view, row.status == ProvisioningStatus.ACTIVE and not view.waiting
 
     async def _make(
         self,
@@ -98,11 +97,15 @@ class Requests:
         idempotency: tuple[str, str] | None,
     ) -> None:
         project = caller.project_id
-        work = self.coordinator.create(ctx, project, request, service_id, wait=wait)
+
+        def admit(tx: Tx) -> None:
+            self._admit(tx, project, idempotency, service_id)
+
+        work = self.coordinator.create(ctx, project, request, service_id, wait=wait, admit=admit)
         try:
             await self._in_time(ctx, service_id, work)
         except DiminetError:
-            await self._forget(project, idempotency)
+            await self._forget(project, idempotency, service_id)
             raise
 
     async def _in_time(self, ctx: Context, service_id: str, work: Coroutine[Any, Any, T]) -> T:
@@ -138,23 +141,22 @@ class Requests:
         self,
         tx: Tx,
         project_id: str,
-        request: CreateRequest,
         idempotency: tuple[str, str] | None,
         service_id: str,
-    ) -> str | None:
+    ) -> None:
+        """In the transaction that begins a create, so that of equal requests at once only one begins."""
+        if self._repeated(tx, project_id, idempotency) is not None:
+            raise ResourceBusy("the first request with this key has just ended; repeat it", retry_after=1.0)
+        if idempotency is not None:
+            key, body_hash = idempotency
+            tx.remember(project_id, key, body_hash, service_id, self.here.clock.now())
+
+    def _repeated(self, tx: Tx, project_id: str, idempotency: tuple[str, str] | None) -> str | None:
         """The id of the service that the same request has made already, if any."""
-        now = self.here.clock.now()
-        if idempotency is not None:
-            known = tx.idempotent(project_id, idempotency[0], now)
-            if known is not None:
-                return self._replay(tx, known, idempotency[1])
-        if tx.count_services(project_id) >= self.here.limits.services_per_project:
-            raise QuotaExceeded(
-                f"the project has {self.here.limits.services_per_project} services at this site, its quota"
-            )
-        if idempotency is not None:
-            tx.remember(project_id, idempotency[0], idempotency[1], service_id, now)
-        return None
+        if idempotency is None:
+            return None
+        known = tx.idempotent(project_id, idempotency[0], self.here.clock.now())
+        return self._replay(tx, known, idempotency[1]) if known is not None else None
 
     def _replay(self, tx: Tx, known: tuple[str, str], body_hash: str) -> str | None:
         if known[0] != body_hash:
@@ -166,10 +168,20 @@ class Requests:
         row = tx.service(known[1])
         return known[1] if row is not None and row.status != ProvisioningStatus.REVOKED else None
 
-    async def _forget(self, project_id: str, idempotency: tuple[str, str] | None) -> None:
-        if idempotency is not None:
-            key = idempotency[0]
-            await self.here.store.write(lambda tx: tx.forget(project_id, key))
+    async def _forget(
+        self, project_id: str, idempotency: tuple[str, str] | None, service_id: str
+    ) -> None:
+        """A failed create is retried, not replayed; the key of another that is running stays."""
+        if idempotency is None:
+            return
+        key, now = idempotency[0], self.here.clock.now()
+
+        def decide(tx: Tx) -> None:
+            known = tx.idempotent(project_id, key, now)
+            if known is not None and known[1] == service_id:
+                tx.forget(project_id, key)
+
+        await self.here.store.write(decide)
 
     # -- read ----------------------------------------------------------------------------------------
 

@@ -126,6 +126,14 @@ class Services(Rows):
             .where(services.c.status != ProvisioningStatus.REVOKED)
         ).scalar_one()
 
+    def count_blocks(self, project_id: str) -> int:
+        of_project = sa.select(services.c.id).where(
+            services.c.project_id == project_id, services.c.stage == Stage.LIVE
+        )
+        return self._db.execute(
+            sa.select(sa.func.count()).select_from(blocks).where(blocks.c.service_id.in_(of_project))
+        ).scalar_one()
+
     # -- what hangs on them --
 
     def members(self, service_id: str) -> list[MemberRow]:
