@@ -32,7 +32,7 @@ from diminet.bench.machines import Agent, Figures, Machine
 from diminet.bench.orders import Order
 from diminet.bench.samples import FloorSample, Idle, Operation, Results, Sample, ServiceKind
 from diminet.client import ApiError, NorthClient
-from diminet.errors import BadSurroundings
+from diminet.errors import BadSurroundings, DiminetError
 from diminet.lab.client import Lab
 from diminet.logic import identifiers
 from diminet.model import AddressRange, SubnetShape, Target
@@ -85,8 +85,7 @@ def run(state: Path, wish: Wish, command: str, note: Note) -> Results:
     """One lab after another, one for each delay; they are gone at the end. Raises DiminetError."""
     load = os.getloadavg()[0]
     chance = random.Random(wish.seed)
-    samples: list[Sample] = []
-    floor: list[FloorSample] = []
+    every = Found([], [], [])
     resting: tuple[Idle, ...] = ()
     for delay in wish.delays_ms:
         lab = Lab(state)
@@ -97,8 +96,7 @@ def run(state: Path, wish: Wish, command: str, note: Note) -> Results:
                 time.sleep(IDLE_SETTLE)
                 resting = idle.look(machines.machines(lab).values(), wish.idle_seconds)
             found = asyncio.run(_measure(lab, delay, wish, chance, note))
-            samples += found[0]
-            floor += found[1]
+            every = Found(*(had + new for had, new in zip(every, found, strict=True)))
         finally:
             lab.down()
     return Results(
@@ -111,8 +109,9 @@ def run(state: Path, wish: Wish, command: str, note: Note) -> Results:
         runs=wish.runs,
         sites=wish.sites,
         delays_ms=wish.delays_ms,
-        samples=tuple(samples),
-        floor=tuple(floor),
+        samples=tuple(every.samples),
+        floor=tuple(every.floor),
+        failures=tuple(every.failures),
         idle=resting,
     )
 
@@ -123,22 +122,36 @@ def _machine() -> str:
     return f"{os.cpu_count()} processors, {memory:.0f} GiB, Linux {platform.release()}, Python {python}"
 
 
-async def _measure(
-    lab: Lab, delay: float, wish: Wish, chance: random.Random, note: Note
-) -> tuple[list[Sample], list[FloorSample]]:
-    samples: list[Sample] = []
-    floor: list[FloorSample] = []
+class Found(NamedTuple):
+    """failures: sentences, one for each round that was given up."""
+
+    samples: list[Sample]
+    floor: list[FloorSample]
+    failures: list[str]
+
+
+async def _measure(lab: Lab, delay: float, wish: Wish, chance: random.Random, note: Note) -> Found:
+    found = Found([], [], [])
     async with open_bench(lab, delay) as bench:
         for number in range(wish.runs):
             note(f"delay {delay:g} ms: run {number + 1} of {wish.runs}")
             for count in wish.sites:
                 for kind in KINDS:
                     drawn = draw(chance, kind, list(bench.machines), count)
-                    await bench.service(drawn, data_plane=False)
-                    floor += await bench.floor(drawn)
-                    samples += await bench.service(drawn, data_plane=False)
-                    samples += await bench.service(drawn, data_plane=True)
-    return samples, floor
+                    try:
+                        await _round(bench, drawn, found)
+                    except DiminetError as error:
+                        sentence = f"{kind}, N={count}, {delay:g} ms, at {drawn.sites[0]}: {error.message}"
+                        found.failures.append(sentence)
+                        note(f"failed: {sentence}")
+    return found
+
+
+async def _round(bench: "Bench", drawn: Draw, found: Found) -> None:
+    await bench.service(drawn, data_plane=False)
+    found.floor.extend(await bench.floor(drawn))
+    found.samples.extend(await bench.service(drawn, data_plane=False))
+    found.samples.extend(await bench.service(drawn, data_plane=True))
 
 
 @asynccontextmanager

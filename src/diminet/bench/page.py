@@ -31,6 +31,7 @@ def markdown(results: Results, *, json_name: str, figure_name: str) -> str:
         ),
         _steps(results),
         _idle(results),
+        _failures(results),
         _method(),
     ]
     return "\n".join(part for part in parts if part)
@@ -228,6 +229,13 @@ def _idle(results: Results) -> str:
     )
     columns = ("site", "RSS (MB)", "PSS (MB)", "processor", "its own")
     return f"## An idle instance\n\n{legend}\n\n" + table(columns, rows)
+
+
+def _failures(results: Results) -> str:
+    if not results.failures:
+        return ""
+    lines = "\n".join(f"- {sentence}" for sentence in results.failures)
+    return f"## What failed\n\nThese rounds are not in the figures, or only up to there.\n\n{lines}\n"
 
 
 def _method() -> str:
