@@ -101,12 +101,28 @@ def test_shared_gateway_is_the_same_everywhere_and_in_no_pool():
         L2_TYPE.decide(draft(facts, params=params, capabilities={"a": {"shared_gateway": True}}))
 
 
-def test_without_a_gateway_there_is_none_and_the_old_ones_address_stays_the_origins():
+def everywhere(doc, decision):
+    return set().union(*(pools_of(doc, decision.blocks, site) for site in {r.site for r in doc.resources}))
+
+
+def test_without_a_gateway_no_instance_gets_the_old_ones_address_for_it_is_put_back_at_the_end():
     decision, doc = three(params={"gateway": "none"})
     assert all(gateway_of(doc, s) is None for s in "abc")
-    assert addressing.number("10.0.0.1") not in pools_of(doc, decision.blocks, "b") | pools_of(
-        doc, decision.blocks, "c"
-    )
+    assert addressing.number("10.0.0.1") not in everywhere(doc, decision)
+
+
+@pytest.mark.parametrize("kind", ["local", "shared", "none"])
+def test_no_instance_gets_the_address_of_a_gateway_that_moved(kind):
+    facts = {
+        "a": given(network("na", subnet(CIDR, "10.0.0.1"))),
+        "b": given(network("nb", subnet(CIDR, "10.0.0.254"))),
+        "c": made("nc"),
+    }
+    plan = draft(facts, params={"gateway": kind}, capabilities={s: {"shared_gateway": True} for s in "abc"})
+    decision = L2_TYPE.decide(plan)
+    doc = document("l2", decision, plan.members)
+    assert not {addressing.number(f"10.0.0.{n}") for n in (1, 254)} & everywhere(doc, decision)
+    L2_TYPE.recheck(doc, "b", ())
 
 
 def test_the_same_dhcp_address_at_two_sites_is_not_clean():

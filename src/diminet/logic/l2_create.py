@@ -141,11 +141,14 @@ def _plan(draft: Draft, facts: Mapping[str, ResourceFacts], lead: str, subnet: S
         site: own_addresses(known, draft.reservations[site], cidr, keep_gateway=site == lead)
         for site, known in facts.items()
     }
-    excluded: frozenset[int] = frozenset()
-    if draft.params.get("gateway") == "shared":
+    kind, shared = draft.params.get("gateway", "local"), None
+    excluded = _former_gateways(facts, cidr)
+    if kind == "shared":
         shared = _shared_gateway(cut, subnet.gateway_ip, used)
-        excluded = frozenset([shared])
-        used = {site: addresses - excluded for site, addresses in used.items()}
+        excluded |= {shared}
+    elif kind == "local":
+        excluded -= frozenset().union(*used.values())
+    used = {site: addresses - excluded for site, addresses in used.items()}
     _require_distinct(used, cut.version)
     deal = Deal(
         cut=cut,
@@ -156,8 +159,14 @@ def _plan(draft: Draft, facts: Mapping[str, ResourceFacts], lead: str, subnet: S
         excluded=excluded,
     )
     dealt = deal.blocks()
-    gateways = _gateways(draft, facts, lead, subnet, cut, dealt, used, excluded)
+    gateways = _gateways(draft, facts, lead, subnet, cut, dealt, used, shared)
     return Plan(cut=cut, prefix=prefix, blocks=dealt, gateways=gateways)
+
+
+def _former_gateways(facts: Mapping[str, ResourceFacts], cidr: str) -> frozenset[int]:
+    """Of the networks that exist already. No instance may get one, for at the end they are put back."""
+    gateways = (s.gateway_ip for known in facts.values() if not known.made for s in known.network.subnets)
+    return addressing.numbers_in(cidr, [g for g in gateways if g])
 
 
 def _kept(facts: ResourceFacts, cut: Cut) -> frozenset[int]:
@@ -202,7 +211,7 @@ def _gateways(
     cut: Cut,
     dealt: Sequence[Block],
     used: Mapping[str, frozenset[int]],
-    excluded: frozenset[int],
+    shared: int | None,
 ) -> dict[str, str | None]:
     """By site; makes sure that every site also has an address left for an instance."""
     kind = draft.params.get("gateway", "local")
@@ -210,8 +219,8 @@ def _gateways(
     for site, known in facts.items():
         owned = [b for b in dealt if b.owner == site]
         taken = set(used[site])
-        if kind == "shared":
-            found[site] = addressing.text(next(iter(excluded)), cut.version)
+        if shared is not None:
+            found[site] = addressing.text(shared, cut.version)
         elif kind == "local" and site == lead and subnet.gateway_ip:
             found[site] = subnet.gateway_ip
         elif kind == "local":
