@@ -95,8 +95,7 @@ def run(state: Path, wish: Wish, command: str, note: Note) -> Results:
                 note(f"idle for {wish.idle_seconds:g} s")
                 time.sleep(IDLE_SETTLE)
                 resting = idle.look(machines.machines(lab).values(), wish.idle_seconds)
-            found = asyncio.run(_measure(lab, delay, wish, chance, note))
-            every = Found(*(had + new for had, new in zip(every, found, strict=True)))
+            asyncio.run(_measure(lab, delay, wish, chance, note, every))
         finally:
             lab.down()
     return Results(
@@ -130,8 +129,10 @@ class Found(NamedTuple):
     failures: list[str]
 
 
-async def _measure(lab: Lab, delay: float, wish: Wish, chance: random.Random, note: Note) -> Found:
-    found = Found([], [], [])
+async def _measure(
+    lab: Lab, delay: float, wish: Wish, chance: random.Random, note: Note, found: Found
+) -> None:
+    """All rounds at that delay, added to `found`."""
     async with open_bench(lab, delay) as bench:
         for number in range(wish.runs):
             note(f"delay {delay:g} ms: run {number + 1} of {wish.runs}")
@@ -144,7 +145,6 @@ async def _measure(lab: Lab, delay: float, wish: Wish, chance: random.Random, no
                         sentence = f"{kind}, N={count}, {delay:g} ms, at {drawn.sites[0]}: {error.message}"
                         found.failures.append(sentence)
                         note(f"failed: {sentence}")
-    return found
 
 
 async def _round(bench: "Bench", drawn: Draw, found: Found) -> None:
