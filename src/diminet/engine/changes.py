@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from diminet.engine.coordinator import Coordinator
 from diminet.engine.instance import Instance
+from diminet.engine.pools import Pools
 from diminet.engine.ports import IntentRow, Tx
 from diminet.errors import (
     DiminetError,
@@ -20,6 +21,7 @@ from diminet.errors import (
     ServiceNotFound,
     SiteUnreachable,
 )
+from diminet.logic.blocks import in_use
 from diminet.logic.service_type import Decision, Draft
 from diminet.messages import Change, ChangeAnswer, Context, Reservation
 from diminet.model import Document, Entry, Member
@@ -35,9 +37,10 @@ def entries_of(document: Document) -> tuple[Entry, ...]:
 
 
 class Changes:
-    def __init__(self, here: Instance, coordinator: Coordinator) -> None:
+    def __init__(self, here: Instance, coordinator: Coordinator, pools: Pools) -> None:
         self.here = here
         self.coordinator = coordinator
+        self.pools = pools
 
     async def apply(self, ctx: Context, service_id: str, change: Change) -> ChangeAnswer:
         """Raises ServiceNotFound, NotAuthorised, RevisionConflict, ResourceBusy and what the type or
@@ -224,7 +227,13 @@ class Changes:
 
         def decide(tx: Tx) -> None:
             held = tx.blocks(before.service_id)
-            spare = [h.block for h in held if h.block.owner == self.here.name and not h.pooled]
+            spare = [
+                h.block
+                for h in held
+                if h.block.owner == self.here.name
+                and not h.pooled
+                and not in_use(h.block, kind.block_size(before, h.block.cidr), used)
+            ]
             decision: Decision = kind.decide(
                 draft.model_copy(update={"blocks": tuple(h.block for h in held), "spare": tuple(spare)})
             )
@@ -245,7 +254,10 @@ class Changes:
             self.coordinator.give(tx, before.service_id, decision.gives)
             self.coordinator.expect_members(tx, document, intent.sites)
 
-        await self.here.store.write(decide)
+        # Not while a block is on its way out of the pool: written as spare, the VIM not told yet.
+        async with self.here.locks[f"give {before.service_id}"]:
+            used = await self.pools.at_rest(before) if kind.uses_blocks and got else []
+            await self.here.store.write(decide)
 
     async def _answer(self, service_id: str) -> ChangeAnswer:
         def look(tx: Tx) -> ChangeAnswer:

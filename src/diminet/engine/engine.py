@@ -60,7 +60,7 @@ class Engine:
         self.coordinator = Coordinator(
             here, self.participant, Reserving(here, self.reservations), self.outbox
         )
-        self.changes = Changes(here, self.coordinator)
+        self.changes = Changes(here, self.coordinator, self.pools)
         self.sync_ = Sync(here, self.participant, self.outbox, self.pools, self.changes)
         views = Views(here, self.reconciler)
         self.requests = Requests(here, self.coordinator, self.changes, self.outbox, self.pools, views)

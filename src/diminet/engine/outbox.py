@@ -182,6 +182,8 @@ class Outbox:
             )
         )
         self.participant.learn_blocks(tx, row.document, state.blocks, state.site)
+        if done and not concerned:
+            self.participant.reconciler.pools.reclaim(tx, service_id)
         if posted is not None and done:
             tx.unpost(posted)
         self.conclude(tx, row)

@@ -60,10 +60,19 @@ class Participant:
             put = await self._from_master(ctx, put.document)
             verdict = await self.here.store.write(lambda tx: self._take(tx, ctx, put, confirmed=True))
         self._refuse(verdict, put.document)
+        if verdict is Verdict.NOT_CONCERNED:
+            await self._no_longer_promised(put.document)
         if verdict is not Verdict.NOT_CONCERNED:
             await self.reconciler.realise(service_id)
             await self.here.tell_news()
         return await self.state(service_id, put.document)
+
+    async def _no_longer_promised(self, document: Document) -> None:
+        """The master goes on without us: an older document that is still on its way finds no promise,
+        so that the master may count on what this answer says."""
+        rows = await self.here.store.read(lambda tx: tx.reservations_of_service(document.service_id))
+        for rid in {row.rid for row in rows if row.sender == document.master}:
+            await self.reservations.release(rid)
 
     async def _from_master(self, ctx: Context, document: Document) -> DocumentPut:
         """The document as its master has it: a document from anyone else is only a hint."""
@@ -128,6 +137,8 @@ class Participant:
             self.accept(tx, ctx, document, put.blocks)
         elif verdict is Verdict.LEAVE and row is not None and row.left is None:
             self._leave(tx, ctx, row, document)
+        elif verdict is Verdict.LEAVE and row is not None and document.member(here.name) is None:
+            self._stay_away(tx, row, document)
         elif verdict is Verdict.SAME:
             self.learn_blocks(tx, document, put.blocks, ctx.sender or here.name)
         return verdict
@@ -232,6 +243,9 @@ class Participant:
 
     def learn_blocks(self, tx: Tx, document: Document, blocks: Sequence[Block], sender: str) -> None:
         """Merge what a peer says of blocks, as far as it may say it."""
+        row = tx.service(document.service_id)
+        if row is not None and row.left is not None:
+            return  # nothing more becomes ours
         known = {(h.block.cidr, h.block.index): h.block for h in tx.blocks(document.service_id)}
         kind = self.here.type_of(document.type)
         sizes = {cidr: kind.block_size(document, cidr) for cidr in {b.cidr for b in blocks}}
@@ -257,6 +271,13 @@ class Participant:
         )
         tx.save_service(left, expect=row.document.pair)
         tx.add_event(self.here.event("left", ctx, document.service_id, document.project_id))
+
+    @staticmethod
+    def _stay_away(tx: Tx, row: ServiceRow, document: Document) -> None:
+        """We had left before: the news is only that this pair, too, has nothing of us."""
+        applied = document.pair if row.applied == row.document.pair else None
+        update = {"document": document, "applied": applied}
+        tx.save_service(row.model_copy(update=update), expect=row.document.pair)
 
     # -- deletion --------------------------------------------------------------------------------
 
@@ -320,7 +341,8 @@ class Participant:
 
     def state_of(self, row: ServiceRow, held: Sequence[HeldBlock]) -> MemberState:
         done = row.applied == row.document.pair
-        given = [h.block for h in held if h.block.giver == self.here.name and h.block.version > 1]
+        told = row.left is not None  # all that we know, so that nothing of ours is thought lost
+        given = [h.block for h in held if told or (h.block.giver == self.here.name and h.block.version > 1)]
         return MemberState(
             site=self.here.name,
             pair=row.document.pair,

@@ -23,6 +23,7 @@ class Pools:
         self.here = here
         self.spare_of: dict[tuple[str, str, str], int] = {}  # (service, cidr, site): a hint, from sync
         self.watched: set[str] = set()
+        self.shaped: set[str] = set()  # networks whose VIM knows, since our start, what is spare
 
     # -- this site's pool ------------------------------------------------------------------------
 
@@ -60,13 +61,33 @@ class Pools:
 
     async def shape(self, document: Document, resource: Resource) -> None:
         """Give the VIM the subnets and pools as they are written, one after another per network, so
-        that an older state never comes last."""
-        async with self.here.locks[f"shape {resource.resource_id}"]:
+        that an older state never comes last. Nothing is done for a network that has left meanwhile:
+        it is as it was before, or about to be."""
+        network_id = resource.resource_id
+        async with self.here.locks[f"shape {network_id}"]:
+            row = await self.here.store.read(lambda tx: tx.service(document.service_id))
+            if row is None or row.document.tombstone or row.left is not None:
+                return
+            if all(r.resource_id != network_id for r in row.document.resources_of(self.here.name)):
+                return
+            self.shaped.discard(network_id)
             await self._first(document, resource)
             held = await self.here.store.read(lambda tx: self._mine(tx, document))
             pooled = [h.block for h in held if h.pooled]
             for shape in self.here.type_of(document.type).shapes(document, resource, pooled):
-                await self.here.south.shape_subnet(resource.resource_id, shape)
+                await self.here.south.shape_subnet(network_id, shape)
+            self.shaped.add(network_id)
+
+    async def at_rest(self, document: Document) -> list[str]:
+        """Addresses in use here, read when the VIM gives out none that is spare: what was taken out of
+        a pool and not told to the VIM (a crash, a refusal between the two) is told first."""
+        for resource in document.resources_of(self.here.name):
+            if resource.resource_id not in self.shaped:
+                await self.shape(document, resource)
+        return [a for cidr in self._cidrs(document) for a in await self._used(document, cidr)]
+
+    def _cidrs(self, document: Document) -> set[str]:
+        return {s.cidr for r in document.resources_of(self.here.name) for s in r.subnets}
 
     # -- more room ---------------------------------------------------------------------------------
 
@@ -175,6 +196,9 @@ class Pools:
         grant = await self.here.peers.at(site).give(self._ctx(document), service_id, request)
 
         def take(tx: Tx) -> bool:
+            row = tx.service(service_id)
+            if row is None or row.left is not None or row.document.tombstone:
+                return False
             known = {(h.block.cidr, h.block.index): h.block for h in tx.blocks(service_id)}
             believed = [
                 block
@@ -209,6 +233,7 @@ class Pools:
                 raise ServiceNotFound(f"site {self.here.name} has no part in service {service_id}")
             if member is None or member.deferred:
                 raise NotAuthorised(f"site {requester} is not a member of service {service_id}")
+            await self.at_rest(row.document)
             most = await self._most(row.document, request)
             blocks = await self._gift(row, requester, request, most)
             if not blocks and most and await self._free_some(row, request, most):
@@ -248,6 +273,11 @@ class Pools:
         used: Sequence[str],
     ) -> tuple[Block, ...]:
         service_id = row.document.service_id
+        current = tx.service(service_id)
+        if current is None or current.left is not None or current.document.tombstone:
+            return ()
+        if current.document.member(requester) is None:
+            return ()  # it has left meanwhile
         given = tx.grant(service_id, requester, request.cidr, request.number)
         if given is not None:
             return given
@@ -277,6 +307,7 @@ class Pools:
     async def _free_of(
         self, document: Document, resource: Resource, request: BlockRequest, ports: Sequence[str]
     ) -> bool:
+        self.shaped.discard(resource.resource_id)
         out = await self.here.store.write(lambda tx: self._unpool(tx, document, request, ports))
         if not out:
             return False
@@ -303,6 +334,19 @@ class Pools:
         out = sorted(unused, key=lambda b: b.index)[-request.count :]
         tx.put_blocks(document.service_id, [HeldBlock(block=b, pooled=False) for b in out])
         return out
+
+    def reclaim(self, tx: Tx, service_id: str) -> None:
+        """At the master: blocks of a site that has left, has said so and does not know them as its own
+        (they were given for a join that failed, or on a request whose answer was lost) are ours."""
+        row = tx.service(service_id)
+        if row is None or row.document.tombstone or row.document.epoch.site != self.here.number:
+            return
+        gone = {m.site for m in tx.members(service_id) if m.clean and row.document.member(m.site) is None}
+        back = [h.block for h in tx.blocks(service_id) if h.block.owner in gone]
+        master = self.here.name
+        tx.put_blocks(
+            service_id, [HeldBlock(block=block_logic.next_version(b, master, master)) for b in back]
+        )
 
     def give_back(self, tx: Tx, document: Document) -> None:
         """On leaving: our blocks become the master's."""

@@ -117,20 +117,26 @@ class Reconciler:
 
     async def _restore(self, connections: Sequence[Connection]) -> list[str]:
         """Networks that we made go, unless a tenant uses them; pools of the others come back."""
-        here, warnings = self.here, []
+        here, warnings = self.here, list[str]()
         for connection in connections:
-            try:
-                if connection.made and not await here.south.drop_network(connection.resource_id):
-                    warnings.append(
-                        f"network {connection.resource_id} of site {here.name} has ports on it and "
-                        "stays; it is yours now"
-                    )
-                for shape in connection.original:
-                    await here.south.shape_subnet(connection.resource_id, shape)
-            except NetworkNotFound:
-                pass  # its owner has deleted it: nothing to put back
+            async with here.locks[f"shape {connection.resource_id}"]:
+                warnings += await self._put_back(connection)
             await self._forget(connection)
         return warnings
+
+    async def _put_back(self, connection: Connection) -> list[str]:
+        here, network_id = self.here, connection.resource_id
+        self.pools.shaped.discard(network_id)
+        try:
+            if connection.made and not await here.south.drop_network(network_id):
+                return [
+                    f"network {network_id} of site {here.name} has ports on it and stays; it is yours now"
+                ]
+            for shape in connection.original:
+                await here.south.shape_subnet(network_id, shape)
+        except NetworkNotFound:
+            return []  # its owner has deleted it: nothing to put back
+        return []
 
     async def _forget(self, connection: Connection) -> None:
         service_id, network_id = connection.service_id, connection.resource_id
