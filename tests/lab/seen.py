@@ -66,22 +66,35 @@ class Site:
 
 
 class Scene:
-    """A lab that is up. Errors: what the lab and the sites raise."""
+    """A lab, started by this. Errors: what the lab and the sites raise."""
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: Lab, sites: int) -> None:
         self.lab = lab
+        self._size = sites
+        self._count = 0
+        self._open()
+
+    def _open(self) -> None:
+        lab = self.lab
+        lab.up(self._size)
         pids = {one["name"]: one["pids"]["zebra"] for one in lab.status()["sites"]}
         self._at = {
             entry["name"]: Site(entry["name"], entry, *_namespaces(pids[entry["name"]]))
             for entry in lab.content()["sites"]
         }
         self.sites = tuple(self._at)
-        self._count = 0
 
     def close(self) -> None:
+        """Bring the lab down."""
         for site in self._at.values():
             for handle in (site.net, site.mount):
                 os.close(handle)
+        self.lab.down()
+
+    def renew(self) -> None:
+        """Another lab in its place: what a failure has left shall not fail the tests that follow."""
+        self.close()
+        self._open()
 
     # -- HTTP ----------------------------------------------------------------------------------------
 
@@ -89,6 +102,9 @@ class Scene:
         """who: key of the token in lab.json."""
         entry = self._at[site].entry
         return NorthClient(entry["north"], entry[who], proxies=False)
+
+    def token(self, site: str, who: str) -> str:
+        return str(self._at[site].entry[who])
 
     def vim(self, site: str, who: str = "admin_token") -> Vim:
         entry = self._at[site].entry
@@ -154,6 +170,22 @@ class Scene:
         return self.north(at or pairs[0][0], who).request(
             "POST", "/intersite-vertical", {"service": body}, headers
         )
+
+    def made(self, kind: str, entries: Entries, **other: Any) -> dict[str, Any]:
+        """A service that was created and that every member knows to be active."""
+        answer = self.create(kind, entries, **other)
+        assert (answer.status, answer.service["provisioning_status"]) == (201, "ACTIVE")
+        members = {entry["site"] for entry in answer.service["resources"]}
+        assert eventually(lambda: all(self.active(site, answer.service["id"]) for site in members), BACK)
+        return answer.service
+
+    def active(self, site: str, service_id: str) -> bool:
+        """Whether that site says so, of every entry."""
+        service = self.show(site, service_id)
+        if service is None or service["waiting"]:
+            return False
+        said = [service, *service["resources"]]
+        return all(one["provisioning_status"] == "ACTIVE" for one in said)
 
     def refusal(self, kind: str, entries: Entries, **other: Any) -> ApiError:
         """The error of a create that must be refused."""
@@ -349,14 +381,32 @@ class Scene:
         for one in self.lab.status()["sites"]:
             if one["instance"] != "running":
                 self.lab.restart(one["name"])
-        assert eventually(lambda: not [s for s in self.sites if self._delete_services(s)], CLEAN), (
-            f"services that do not go: { {s: self.services(s) for s in self.sites} }"
-        )
+        gone = eventually(lambda: not self._left_services(), CLEAN)
+        assert gone, f"services that do not go: {[self._told(site) for site in self.sites]}"
         for site in self.sites:
             vim = self.vim(site)
             for collection in ("ports", "networks"):
                 for one in vim.found(collection):
                     vim.delete(collection, one["id"])
+
+    def _told(self, site: str) -> list[str]:
+        """What the site says of each of its services, in short."""
+        words = (
+            "id",
+            "name",
+            "type",
+            "provisioning_status",
+            "master",
+            "revision",
+            "fault",
+            "waiting",
+            "warnings",
+        )
+        return [f"{site}: { {word: one[word] for word in words} }" for one in self.services(site)]
+
+    def _left_services(self) -> list[str]:
+        """After asking every site to delete what it has."""
+        return [service for site in self.sites for service in self._delete_services(site)]
 
     def _delete_services(self, site: str) -> list[str]:
         """Those that are left."""
@@ -414,16 +464,11 @@ def eventually(condition: Callable[[], bool], seconds: float) -> bool:
 @contextmanager
 def lab_of(sites: int, directory: Path) -> Iterator[Scene]:
     """A new lab with so many sites, brought down at the end whatever happens."""
-    lab = Lab(directory)
+    scene = Scene(Lab(directory), sites)
     try:
-        lab.up(sites)
-        scene = Scene(lab)
-        try:
-            yield scene
-        finally:
-            scene.close()
+        yield scene
     finally:
-        lab.down()
+        scene.close()
 
 
 @contextmanager
@@ -431,9 +476,13 @@ def nothing_left(scene: Scene) -> Iterator[None]:
     """Once all services, instances and networks that were made inside are deleted, all is as before."""
     before = scene.state()
     yield
-    scene.wipe()
-    left = scene.differences(before)
-    assert not left, "\n".join(left)
+    try:
+        scene.wipe()
+        left = scene.differences(before)
+        assert not left, "\n".join(left)
+    except BaseException:
+        scene.renew()
+        raise
 
 
 def fixtures(sites: int = 3) -> tuple[Any, Any]:

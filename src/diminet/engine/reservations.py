@@ -92,8 +92,12 @@ class Reservations:
             raise InvalidRequest(f"name networks of site {self.here.name}, each once", sites=[self.here.name])
 
     async def theirs(self, network_id: str, project_id: str) -> NetworkFacts:
-        network = await self.here.south.network(network_id)
-        if network.project_id != project_id:
+        """The answer does not tell one of another project from one that is not there."""
+        try:
+            network = await self.here.south.network(network_id)
+        except NetworkNotFound:
+            network = None
+        if network is None or network.project_id != project_id:
             raise NetworkNotFound(
                 f"site {self.here.name} has no network {network_id} that this project may use; "
                 "check the id with `openstack network list` at that site",
