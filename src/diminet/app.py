@@ -133,6 +133,7 @@ class Site:
         listener = partial(
             Listener, grace_s=math.ceil(given.shutdown_timeout), max_connections=given.connections
         )
+        north = make_north_app(engine.requests, identity, metrics, readiness.failing, settings)
         listeners = (
             listener(
                 make_east_west_app(
@@ -157,7 +158,7 @@ class Site:
                 name="networking service",
             ),
             listener(
-                make_north_app(engine.requests, identity, metrics, readiness.failing, settings),
+                north,
                 settings.north.host,
                 settings.north.port,
                 north_context,
@@ -166,6 +167,7 @@ class Site:
             ),
         )
         await listen(stack, listeners)
+        stack.callback(north.state.close_streams)
         return cls(settings, engine)
 
 

@@ -100,6 +100,16 @@ class _Server(uvicorn.Server):
                     await self.stopping.wait()
 
 
+def _ended_quietly(app: Any) -> Any:
+    """The app, whose requests stop() may cancel: that is no error, and not worth a traceback in the log."""
+
+    async def call(scope: Any, receive: Any, send: Any) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await app(scope, receive, send)
+
+    return call
+
+
 class Listener:
     """One app on one port.
 
@@ -126,7 +136,7 @@ class Listener:
         self._wanted_port = port
         self._name = name or "API"
         self._config = Config(
-            app,
+            _ended_quietly(app),
             http=BoundedProtocol,
             ws="none",
             lifespan="off",

@@ -43,7 +43,8 @@ def make_north_app(
     """The ASGI app for `listener.Listener`.
 
     readiness: what fails now, a sentence for each; empty when ready. Of the settings: `site.name`,
-    `north.public_url`, `limits`. now: UTC epoch seconds. clock: seconds, monotonic.
+    `north.public_url`, `limits`. now: UTC epoch seconds. clock: seconds, monotonic. When the instance
+    ends, `app.state.close_streams()` ends the event streams, which would never end by themselves.
     """
     limits, public_url = settings.limits, settings.north.public_url
     app = FastAPI(
@@ -57,6 +58,7 @@ def make_north_app(
     )
     access = Access(requests, identity, site=settings.site.name, limits=limits, now=now, clock=clock)
     streams = Streams(requests, access, limits, clock=clock)
+    app.state.close_streams = streams.close
     services = ServiceOperations(requests, access, streams, limits=limits, public_url=public_url, now=now)
     public = PublicOperations(
         app,

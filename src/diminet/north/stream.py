@@ -57,6 +57,11 @@ class Streams:
         self._limits = limits
         self._clock = clock
         self.open = 0
+        self._closing = False
+
+    def close(self) -> None:
+        """This instance ends: so do its streams, within `limits.stream_poll`."""
+        self._closing = True
 
     async def start(self, caller: Caller, service_id: str | None, after: int) -> "EventStream":
         """The answer: everything after that event, then what comes. Raises TooManyRequests, and
@@ -82,7 +87,7 @@ class Streams:
     ) -> AsyncIterator[str]:
         said = self._clock()
         yield KEEP_ALIVE
-        while True:
+        while not self._closing:
             for event in events:
                 after = max(after, event.seq)
                 yield _frame(event, admin=caller.admin)
