@@ -258,6 +258,7 @@ class DataPlane:
     async def problems(self) -> tuple[str, ...]:
         """What of FRR does not work; empty when ready."""
         try:
+            self._frr.require_vtysh()
             await self._frr.running()
             sessions = await self._frr.sessions()
         except SiteRefused as error:

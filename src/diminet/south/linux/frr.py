@@ -1,15 +1,16 @@
-"""A site's FRR through vtysh: writes what `frr_config` says and reads back whether it is so.
+"""A site's FRR: writes what `frr_config` says through vtysh and reads back whether it is so (`vty`).
 
 Errors: SiteRefused, whose message begins with FRR.
 """
 
 import asyncio
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 from diminet.errors import SiteRefused
-from diminet.south.linux import frr_config
+from diminet.south.linux import frr_config, vty
 from diminet.south.linux.frr_config import Running, Vni, Vrf
 
 VTYSH_TIMEOUT = 10.0  # seconds
@@ -17,6 +18,7 @@ VRF_TIMEOUT = 8.0  # seconds until zebra has read a new namespace
 VRF_POLL = 0.04  # seconds
 IDLE_TIMEOUT = 5.0  # seconds for bgpd to hear that an L3 VNI is off
 IDLE_POLL = 0.05  # seconds
+_NO_VTYSH = "FRR is gone, there is no program vtysh: install the package frr"
 # What `write memory` says of itself.
 _SAVED = ("Note: this version of vtysh", "Configuration saved to", "Building Configuration...", "Warning: ")
 
@@ -40,7 +42,7 @@ class Frr:
                 "vtysh", *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
             )
         except FileNotFoundError:
-            raise SiteRefused("FRR is gone, there is no program vtysh: install the package frr") from None
+            raise SiteRefused(_NO_VTYSH) from None
         try:
             out, err = await asyncio.wait_for(process.communicate(), self._timeout)
         except TimeoutError:
@@ -71,8 +73,11 @@ class Frr:
             raise SiteRefused(f"FRR refused: {' '.join(complaints)[:300]}")
         return frr_config.parse_running(text)
 
-    async def _show_json(self, command: str) -> dict[str, Any]:
-        text = await self._vtysh([command])
+    async def _ask(self, daemon: str, command: str) -> str:
+        return await vty.ask(self._directory, daemon, command, self._timeout)
+
+    async def _show_json(self, daemon: str, command: str) -> dict[str, Any]:
+        text = await self._ask(daemon, command)
         try:
             found = json.loads(text or "{}")
         except ValueError:
@@ -80,8 +85,9 @@ class Frr:
         return found if isinstance(found, dict) else {}
 
     async def running(self) -> Running:
-        """What is configured of services. SiteRefused if bgpd does not answer."""
-        running = frr_config.parse_running(await self._vtysh(["show running-config"]))
+        """What is configured of services. SiteRefused if a daemon does not answer."""
+        parts = [await self._ask(daemon, "show running-config") for daemon in ("zebra", "bgpd")]
+        running = frr_config.parse_running("".join(parts))
         if not running.bgp:
             raise SiteRefused("FRR: bgpd does not run or has no configuration: restart FRR")
         return running
@@ -151,7 +157,7 @@ class Frr:
         if not await self._wait_for_vrf(name, active=False):
             raise SiteRefused(f"FRR holds on to the VRF {name}, whose namespace is gone: restart FRR")
         async with self._lock:
-            if name in frr_config.parse_vrfs(await self._vtysh(["show vrf"])):
+            if name in frr_config.parse_vrfs(await self._ask("zebra", "show vrf")):
                 await self._configure([f"no vrf {name}"])
 
     async def vrf_known(self, name: str) -> None:
@@ -163,28 +169,32 @@ class Frr:
 
     async def _wait_for_vrf(self, name: str, *, active: bool) -> bool:
         for _ in range(int(VRF_TIMEOUT / VRF_POLL)):
-            if frr_config.parse_vrfs(await self._vtysh(["show vrf"])).get(name, False) == active:
+            if frr_config.parse_vrfs(await self._ask("zebra", "show vrf")).get(name, False) == active:
                 return True
             await asyncio.sleep(VRF_POLL)
         return False
 
     async def l3_vni_up(self, vni: int) -> bool:
-        facts = await self._show_json(f"show evpn vni {vni} json")
+        facts = await self._show_json("zebra", f"show evpn vni {vni} json")
         return str(facts.get("state", "")).lower() == "up"
 
     async def l3_vnis_up(self) -> frozenset[int]:
         """The L3 VNIs that work."""
-        text = await self._vtysh(["show vrf vni json"])
-        found = json.loads(text or "{}").get("vrfs", [])
+        found = (await self._show_json("zebra", "show vrf vni json")).get("vrfs") or []
         return frozenset(int(vrf["vni"]) for vrf in found if str(vrf.get("state")).lower() == "up")
 
     async def remote(self, vni: int) -> tuple[set[str], set[str]]:
         """MACs and VTEPs of other sites that zebra knows in an L2 VNI."""
-        facts = await self._show_json(f"show evpn mac vni {vni} json")
+        facts = await self._show_json("zebra", f"show evpn mac vni {vni} json")
         macs = {mac for mac, entry in (facts.get("macs") or {}).items() if entry.get("type") == "remote"}
-        facts = await self._show_json(f"show evpn vni {vni} json")
+        facts = await self._show_json("zebra", f"show evpn vni {vni} json")
         far = facts.get("remoteVteps") or []
         return macs, {entry["ip"] if isinstance(entry, dict) else str(entry) for entry in far}
+
+    def require_vtysh(self) -> None:
+        """Raises SiteRefused: nothing could be configured."""
+        if shutil.which("vtysh") is None:
+            raise SiteRefused(_NO_VTYSH)
 
     async def generation(self) -> str:
         """Differs when the daemons have been started anew."""
@@ -195,5 +205,5 @@ class Frr:
 
     async def sessions(self) -> dict[str, str]:
         """Neighbour -> state of its EVPN session (`Established` is the good one)."""
-        facts = await self._show_json("show bgp l2vpn evpn summary json")
+        facts = await self._show_json("bgpd", "show bgp l2vpn evpn summary json")
         return {peer: str(entry.get("state")) for peer, entry in (facts.get("peers") or {}).items()}
