@@ -95,7 +95,7 @@ class Site:
         north_context = north_tls(settings)
         make_directory(settings.site.data_dir, "site.data_dir")
         make_directory(settings.south.run_dir, "south.run_dir")
-        schema.upgrade(settings.database_url(), storage_timeout_s=settings.limits.storage_timeout)
+        schema.upgrade_apart(settings.database_url(), storage_timeout_s=settings.limits.storage_timeout)
         store = SqlStore(settings.database_url(), storage_timeout_s=settings.limits.storage_timeout)
         stack.callback(store.close)
         meta = await store.read(lambda tx: tx.meta())

@@ -212,6 +212,8 @@ class Bench:
         answer = await asyncio.to_thread(north.create, body)
         seconds = loop.time() - began
         if answer.status != 201:
+            await asyncio.gather(*early, return_exceptions=True)
+            await asyncio.to_thread(_delete, north, answer.service["id"])
             raise BadSurroundings(f"a create of the benchmark was answered {answer.status}, not 201")
         service = answer.service
         late = self._pings(drawn, _gateways(service)) if data_plane and drawn.kind == "l2" else []

@@ -1,12 +1,15 @@
 """The schema and its migrations: bring a database up to date, say where it is, refuse a wrong one."""
 
+import json
 import os
+import traceback
 import uuid
 from pathlib import Path
+from typing import NoReturn
 
 import sqlalchemy as sa
 
-from diminet.errors import BadSurroundings
+from diminet.errors import BadSurroundings, DiminetError, from_dict
 from diminet.store.database import file_of, is_memory, make_engine, nobody_else, storage_errors
 from diminet.store.tables import meta, metadata
 
@@ -30,6 +33,41 @@ def upgrade(url: str, *, storage_timeout_s: float = UPGRADE_TIMEOUT_S) -> None:
     _make_file(path)
     with nobody_else(path):
         _migrate(url, storage_timeout_s)
+
+
+def upgrade_apart(url: str, *, storage_timeout_s: float = UPGRADE_TIMEOUT_S) -> None:
+    """The same in a process of its own: Alembic's 15 MB go with it. Before other threads are started."""
+    if is_memory(url):
+        upgrade(url, storage_timeout_s=storage_timeout_s)
+        return
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        _upgrade_and_end(url, storage_timeout_s, writer)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        said = pipe.read()
+    _, status = os.waitpid(child, 0)
+    if said:
+        raise from_dict(json.loads(said))
+    if status != 0:
+        raise BadSurroundings(
+            f"the database {file_of(url)} could not be upgraded (status {status}); the reason is above"
+        )
+
+
+def _upgrade_and_end(url: str, storage_timeout_s: float, writer: int) -> NoReturn:
+    """In the child: nothing of the parent's is unwound, what was refused goes to the parent."""
+    status = 1
+    try:
+        upgrade(url, storage_timeout_s=storage_timeout_s)
+        status = 0
+    except DiminetError as error:
+        os.write(writer, json.dumps(error.as_dict()).encode())
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
 
 
 def _migrate(url: str, storage_timeout_s: float) -> None:
