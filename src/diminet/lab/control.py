@@ -6,12 +6,14 @@ A request is one line, {"op": …, arguments}. The answer is any number of {"pro
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -49,13 +51,13 @@ async def serve(state_dir: Path, handler: Handler) -> asyncio.Server:
 
     async def serve_one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
-            await _converse(handler, reader, writer)
+            await _converse(partial(_answer, state_dir, handler), reader, writer)
         writer.close()
 
     return await asyncio.start_unix_server(serve_one, sock=listener, limit=LINE_MOST)
 
 
-async def _converse(handler: Handler, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _converse(answer: Handler, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     line = await reader.readline()
     if not line:
         return
@@ -64,7 +66,7 @@ async def _converse(handler: Handler, reader: asyncio.StreamReader, writer: asyn
         if not writer.is_closing():
             writer.write(json.dumps(document).encode() + b"\n")
 
-    work = asyncio.ensure_future(_answer(handler, json.loads(line), lambda text: send({"progress": text})))
+    work = asyncio.ensure_future(answer(json.loads(line), lambda text: send({"progress": text})))
     gone = asyncio.ensure_future(reader.read(1))
     await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
     gone.cancel()
@@ -77,13 +79,23 @@ async def _converse(handler: Handler, reader: asyncio.StreamReader, writer: asyn
     await writer.drain()
 
 
-async def _answer(handler: Handler, request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+async def _answer(
+    state_dir: Path, handler: Handler, request: dict[str, Any], progress: Progress
+) -> dict[str, Any]:
     try:
         return {"result": await handler(request, progress)}
     except DiminetError as error:
         return {"error": error.as_dict()}
     except OSError as error:
-        return {"error": InternalError(f"{error.filename or 'system'}: {error.strerror or error}").as_dict()}
+        return {"error": refusal(error, state_dir).as_dict()}
+
+
+def refusal(error: OSError, state_dir: Path) -> DiminetError:
+    """What the system refused to a lab, for people."""
+    what = f"{error.filename or state_dir}: {error.strerror or error}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        return BadSurroundings(f"{what}: free some room there, or name another directory with --state")
+    return InternalError(what)
 
 
 class Connection:

@@ -75,7 +75,7 @@ def up(
         with connection:
             content = connection.call("start", progress=progress, timeout=START_TIMEOUT)
         return Running(content, process)
-    except BaseException:
+    except BaseException as failure:
         if process is not None:
             process.kill()
             process.wait()
@@ -83,6 +83,8 @@ def up(
         lock = -1
         if state.wait_free(directory):
             state.clean(directory)
+        if isinstance(failure, OSError):
+            raise control.refusal(failure, directory) from failure
         raise
     finally:
         if lock >= 0:
@@ -131,7 +133,12 @@ def _spawn(lab: LabPlan, lock: int) -> "subprocess.Popen[bytes]":
             pass_fds=(lock,),
             start_new_session=True,
         )
-    state.record(lab.state_dir, process.pid)
+    try:
+        state.record(lab.state_dir, process.pid)
+    except OSError:
+        process.kill()
+        process.wait()
+        raise
     return process
 
 
