@@ -2,13 +2,22 @@
 
 import asyncio
 import contextlib
+import dataclasses
 
 import pytest
 
+import simulated_cloud
 from diminet.errors import DiminetError, NotAuthorised, SiteUnreachable
 from diminet.messages import BlockRequest, Change
 from diminet.model import Entry
-from simulated_cloud import Cloud, until
+from simulated_cloud import until
+
+LIMITS = dataclasses.replace(simulated_cloud.LIMITS, request_timeout=10.0, reservation_lifetime=15.0)
+
+
+def Cloud(*names, limits=LIMITS):  # noqa: N802
+    """With time enough for a busy machine."""
+    return simulated_cloud.Cloud(*names, limits=limits)
 
 
 def run(work):

@@ -2,13 +2,21 @@
 
 import asyncio
 import contextlib
+import dataclasses
 
 import pytest
 
+import simulated_cloud
 from diminet.errors import DiminetError, InvalidRequest, NotAuthorised, ResourceBusy, ServiceNotFound
 from diminet.messages import Change, DocumentPut, MemberState, ReserveRequest, Tombstone
 from diminet.model import Block, Document, Entry, Epoch, Member, Resource, Subnet, Ticket
-from simulated_cloud import Cloud
+
+LIMITS = dataclasses.replace(simulated_cloud.LIMITS, request_timeout=10.0, reservation_lifetime=15.0)
+
+
+def Cloud(*names, limits=LIMITS):  # noqa: N802
+    """With time enough for a busy machine."""
+    return simulated_cloud.Cloud(*names, limits=limits)
 
 
 def run(work):

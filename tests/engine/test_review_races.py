@@ -5,6 +5,7 @@ import dataclasses
 
 import pytest
 
+import simulated_cloud
 from diminet.errors import (
     DiminetError,
     IdempotencyConflict,
@@ -16,7 +17,14 @@ from diminet.errors import (
 )
 from diminet.messages import Change, CreateRequest, ReserveRequest
 from diminet.model import Entry, Ticket
-from simulated_cloud import LIMITS, Cloud, until
+from simulated_cloud import until
+
+LIMITS = dataclasses.replace(simulated_cloud.LIMITS, request_timeout=10.0, reservation_lifetime=15.0)
+
+
+def Cloud(*names, limits=LIMITS):  # noqa: N802
+    """With time enough for a busy machine."""
+    return simulated_cloud.Cloud(*names, limits=limits)
 
 
 def run(work):
@@ -330,7 +338,7 @@ def test_a_promise_of_our_own_that_ran_out_is_not_committed_on():
 
 def test_a_tombstone_that_overtakes_a_slow_reservation_leaves_no_network():
     async def main():
-        cloud = Cloud("A", "B")
+        cloud = Cloud("A", "B", limits=dataclasses.replace(LIMITS, request_timeout=1.5))
         network = cloud.vims["A"].add_network("10.7.0.0/24")
         before = cloud.pictures()
         reached, go = hold(cloud.vims["B"], "make_network")

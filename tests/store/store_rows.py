@@ -45,10 +45,13 @@ def document(
 ) -> Document:
     at = at or pair()
     sites = sorted({site for site, _ in resources})
+    members = tuple(Member(site=site, number=i, slot=i) for i, site in enumerate(sites, 1))
+    if at.epoch.site > len(members):
+        members += (Member(site="master", number=at.epoch.site, slot=250),)
     fields: dict[str, Any] = {
         "type": "l2",
         "project_id": "p1",
-        "members": tuple(Member(site=site, number=i, slot=i) for i, site in enumerate(sites, 1)),
+        "members": members,
         "resources": tuple(Resource(site=site, resource_id=network) for site, network in resources),
         "identifiers": Identifiers(vni=4096, asn=64999),
         "initiator": WHO,

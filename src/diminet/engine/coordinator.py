@@ -279,9 +279,9 @@ class Coordinator:
             raise ServiceNotFound(f"service {intent.service_id} was deleted meanwhile")
 
     def expect_members(self, tx: Tx, document: Document, sites: Sequence[str]) -> None:
-        """A row for every site that was ever asked: whom a tombstone must reach."""
+        """A row for every other site that was ever asked: whom a tombstone must reach."""
         known = {m.site for m in tx.members(document.service_id) if not m.clean}
-        for site in {*sites, *(m.site for m in document.members)} - known:
+        for site in {*sites, *(m.site for m in document.members)} - known - {self.here.name}:
             tx.save_member(MemberRow(service_id=document.service_id, site=site))
 
     async def members_of(
@@ -398,20 +398,24 @@ class Coordinator:
 
     # -- taking back -----------------------------------------------------------------------------------
 
-    async def give_up(self, ctx: Context, intent: IntentRow, error: DiminetError) -> None:
-        """Nothing was committed: forget the intent; a site that may hold a promise is told to bury."""
+    async def give_up(
+        self, ctx: Context, intent: IntentRow, error: DiminetError, silent: Sequence[str] | None = None
+    ) -> None:
+        """Nothing was committed: forget the intent; a site that may hold a promise is told to bury.
+        silent: those sites, where the error does not name them."""
+        if silent is None:
+            silent = error.sites if isinstance(error, SiteUnreachable) else ()
 
         def decide(tx: Tx) -> None:
             tx.delete_intent(intent.service_id)
             tx.release_identifier(intent.service_id)
-            silent = [site for site in error.sites if isinstance(error, SiteUnreachable)]
             self.outbox.post(tx, ctx, intent.service_id, silent, "tombstone")
             tx.add_event(self._refusal(ctx, intent.service_id, error))
 
         await self.here.store.write(decide)
         mine = await self.here.store.read(lambda tx: tx.reservations_of_service(intent.service_id))
         for rid in {row.rid for row in mine}:
-            await self.reserving.reservations.release(rid)
+            await self.reserving.reservations.try_release(rid)
         await self.here.tell_news()
 
     async def drop_intent(self, ctx: Context, intent: IntentRow, error: DiminetError) -> None:
@@ -570,7 +574,7 @@ class Coordinator:
         if intent is None or intent.request_id != ctx.request_id:
             return  # it never began, or is another's
         if row is None:
-            await self.give_up(ctx, intent, error)
+            await self.give_up(ctx, intent, error, intent.sites)
         elif intent.before is not None and row.document.pair == intent.before.pair:
             await self.drop_intent(ctx, intent, error)
         elif not row.document.tombstone:

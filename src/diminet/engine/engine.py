@@ -46,6 +46,8 @@ from diminet.messages import (
 
 log = structlog.get_logger()
 
+LEASE = "background"
+
 
 class Engine:
     """Satisfies `ports.Horizontal`; `requests` is what the north side talks to."""
@@ -62,6 +64,7 @@ class Engine:
         )
         self.changes = Changes(here, self.coordinator, self.pools)
         self.sync_ = Sync(here, self.participant, self.outbox, self.pools, self.changes)
+        self.leads_until = 0.0
         views = Views(here, self.reconciler)
         self.requests = Requests(here, self.coordinator, self.changes, self.outbox, self.pools, views)
 
@@ -124,36 +127,81 @@ class Engine:
 
     async def run(self) -> None:
         """Until cancelled."""
-        interval = self.here.limits.sync_interval
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._every(1.0, self._deliver))
-            group.create_task(self._every(self.here.limits.reconcile_interval, self._repair))
-            group.create_task(self._every(interval, self._sync))
+        limits = self.here.limits
+        works: list[tuple[float, Callable[[], Awaitable[None]]]] = [
+            (limits.deliver_interval, self.reservations.release_expired),
+            (limits.deliver_interval, self.coordinator.resume),
+            (limits.deliver_interval, self.outbox.deliver_due),
+            (limits.reconcile_interval, self._repair),
+            (limits.reconcile_interval, self._grow),
+            (limits.reconcile_interval, self._tidy),
+            (limits.sync_interval, self.sync_.round),
+            (limits.sync_interval, self.sync_.defer_refused),
+            (limits.sync_interval, self.sync_.complete_deferred),
+        ]
+        try:
+            async with asyncio.TaskGroup() as group:
+                for seconds, work in works:
+                    group.create_task(self._every(seconds, work))
+        finally:
+            await self._resign()
+
+    async def _leads(self) -> bool:
+        """Of several processes on one database one does the background work: it holds the lease."""
+        now, seconds = self.here.clock.now(), self.here.limits.lease_lifetime
+        if self.leads_until - now < seconds / 2:
+            holder = self.coordinator.process
+            got = await self.here.store.write(lambda tx: tx.lease(LEASE, holder, now, seconds))
+            self.leads_until = now + seconds if got else 0.0
+        return self.leads_until > now
+
+    async def _resign(self) -> None:
+        """Stopped on purpose: the next process need not wait for the lease to run out."""
+        holder, now = self.coordinator.process, self.here.clock.now()
+        if self.leads_until > now:
+            self.leads_until = 0.0
+            await self.here.store.write(lambda tx: tx.lease(LEASE, holder, now, 0.0))
 
     async def _every(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
         while True:
             try:
-                await work()
+                if await self._leads():
+                    await work()
             except DiminetError as error:
                 log.warning("background", work=work.__name__, code=error.code, message=error.message)
             except Exception:
                 log.exception("bug", work=work.__name__)
             await self.here.clock.sleep(seconds * (0.75 + 0.5 * self.here.clock.random()))
 
-    async def _deliver(self) -> None:
-        await self.reservations.release_expired()
-        await self.coordinator.resume()
-        await self.outbox.deliver_due()
-
     async def _repair(self) -> None:
         for error in await self.reconciler.repair():
             log.warning("repair", code=error.code, message=error.message, sites=error.sites)
         await self.reconciler.look_for_overlaps()
-        for row in await self.here.store.read(self._with_pools):
-            await self.pools.keep_ahead(row)
+
+    async def _grow(self) -> None:
+        """Pools that run low, a few at a time: asking for blocks waits for other sites."""
+        turns = asyncio.Semaphore(self.here.limits.parallel_repairs)
+
+        async def one(row: ServiceRow) -> None:
+            async with turns:
+                try:
+                    await self.pools.keep_ahead(row)
+                except DiminetError as error:
+                    log.warning("pool", service=row.document.service_id, code=error.code, why=error.message)
+
+        rows = await self.here.store.read(self._with_pools)
+        await asyncio.gather(*(one(row) for row in rows))
+
+    async def _tidy(self) -> None:
+        """What is over is forgotten, what nobody owns any more is the master's again."""
         await self.here.store.write(self._prune)
         await self._settle()
+        for row in await self.here.store.read(self._with_pools):
+            await self._reclaim_one(row.document.service_id)
         await self._figures()
+
+    async def _reclaim_one(self, service_id: str) -> None:
+        await self.here.store.write(lambda tx: self.pools.reclaim(tx, service_id))
 
     async def _figures(self) -> None:
         """How much there is of everything, for the metrics."""
@@ -201,10 +249,6 @@ class Engine:
             settled_before=now - limits.revoked_ttl,
             now=now,
         )
-
-    async def _sync(self) -> None:
-        await self.sync_.round()
-        await self.sync_.complete_deferred()
 
     async def stop(self) -> None:
         """End what goes on behind answers; everything of it can be repeated."""

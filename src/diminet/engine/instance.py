@@ -1,21 +1,26 @@
 """What every part of the engine works with: who we are, the ports, the limits."""
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+from weakref import WeakValueDictionary
+
+import structlog
 
 from diminet.engine.ports import Clock, Directory, Identity, Peers, South, Store
-from diminet.errors import SiteRefused
+from diminet.errors import DiminetError, SiteRefused
 from diminet.logic.service_type import ServiceType
 from diminet.messages import Context
 from diminet.model import Event
 
+log = structlog.get_logger()
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Seconds unless said. undo_share: part of a request's time kept for undoing it."""
+    """Seconds unless said. undo_share: part of a request's time kept for undoing it. outbox_batch:
+    messages to one peer at one go. refusals: of one document by one member before it is put off."""
 
     request_timeout: float = 10.0
     undo_share: float = 0.25
@@ -23,6 +28,10 @@ class Limits:
     busy_pause: float = 0.05
     sync_interval: float = 10.0
     reconcile_interval: float = 5.0
+    lease_lifetime: float = 5.0
+    deliver_interval: float = 1.0
+    outbox_batch: int = 100
+    refusals: int = 3
     backoff_first: float = 0.5
     backoff_most: float = 10.0
     confirm_delay: float = 0.3
@@ -49,6 +58,22 @@ class Meter(Protocol):
     def set_outbox(self, depth: int, oldest_age: float) -> None: ...
 
 
+class Locks:
+    """One lock per name, for as long as somebody holds or waits for it: they do not pile up."""
+
+    def __init__(self) -> None:
+        self._used: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def __getitem__(self, name: str) -> asyncio.Lock:
+        lock = self._used.get(name)
+        if lock is None:
+            lock = self._used[name] = asyncio.Lock()
+        return lock
+
+    def __len__(self) -> int:
+        return len(self._used)
+
+
 @dataclass(slots=True)
 class Instance:
     """This site's instance. `later` runs something behind the answer and keeps hold of it."""
@@ -66,13 +91,22 @@ class Instance:
     meter: Meter
     limits: Limits = field(default_factory=Limits)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
-    locks: dict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
+    locks: Locks = field(default_factory=Locks)
     news: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     def later(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Nobody waits for its outcome, so it is told here."""
+        self.tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, DiminetError):
+            log.warning("behind the answer", code=error.code, message=error.message)
+        elif isinstance(error, Exception):
+            log.error("bug", exc_info=error)
 
     def type_of(self, name: str) -> ServiceType:
         """Raises SiteRefused for a type that only a newer version knows."""

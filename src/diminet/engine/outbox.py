@@ -4,14 +4,21 @@ A row is written in the transaction that makes the news, and goes only when the 
 carries no copy: what is sent is what the store holds at that moment.
 """
 
-import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
 
 from diminet.engine.instance import Instance
 from diminet.engine.participant import Participant
 from diminet.engine.ports import MemberRow, OutboxRow, ServiceRow, Tx
-from diminet.errors import DiminetError, ResourceBusy, ServiceNotFound, Unavailable
+from diminet.errors import (
+    Conflict,
+    DiminetError,
+    InvalidRequest,
+    NotAuthorised,
+    ResourceBusy,
+    ServiceNotFound,
+    Unavailable,
+)
 from diminet.logic.lifecycle import back_off, provisioning
 from diminet.messages import (
     Acknowledgement,
@@ -28,6 +35,7 @@ class Outbox:
     def __init__(self, here: Instance, participant: Participant) -> None:
         self.here = here
         self.participant = participant
+        self.busy: set[str] = set()  # peers that are being sent to in this process
 
     def post(
         self, tx: Tx, ctx: Context, service_id: str, sites: Sequence[str], kind: str, rid: str = ""
@@ -53,20 +61,34 @@ class Outbox:
         return rows
 
     async def deliver_due(self) -> None:
-        """Send what is due, all peers side by side; a peer that is away costs one try."""
+        """Begin to send what is due, each peer by itself: one that is slow delays no other."""
         now = self.here.clock.now()
         rows = await self.here.store.read(lambda tx: tx.outbox(due=now))
         by_peer: dict[str, list[OutboxRow]] = defaultdict(list)
         for row in rows:
             by_peer[row.peer].append(row)
-        await asyncio.gather(*(self._to_peer(rows) for rows in by_peer.values()))
+        for peer in by_peer.keys() - self.busy:
+            self.busy.add(peer)
+            self.here.later(self._to_peer(peer, by_peer[peer][: self.here.limits.outbox_batch]))
 
-    async def _to_peer(self, rows: Sequence[OutboxRow]) -> None:
-        for row in rows:
-            deadline = self.here.clock.now() + self.here.limits.request_timeout
-            error = await self.deliver(row, deadline)
-            if isinstance(error, Unavailable):
-                return
+    async def _to_peer(self, peer: str, rows: Sequence[OutboxRow]) -> None:
+        """One after another; a peer that is away costs one try, and the rest waits as long as that."""
+        try:
+            for done, row in enumerate(rows, 1):
+                deadline = self.here.clock.now() + self.here.limits.request_timeout
+                error = await self.deliver(row, deadline)
+                if isinstance(error, Unavailable):
+                    await self._put_off(rows[done:])
+                    return
+        finally:
+            self.busy.discard(peer)
+
+    async def _put_off(self, rows: Sequence[OutboxRow]) -> None:
+        def decide(tx: Tx) -> None:
+            for row in rows:
+                self._later(tx, row)
+
+        await self.here.store.write(decide)
 
     async def deliver(self, row: OutboxRow, deadline: float) -> DiminetError | None:
         """Send one; on an answer the row is done, else it waits for its next turn."""
@@ -76,11 +98,15 @@ class Outbox:
         except ServiceNotFound:
             await self.here.store.write(lambda tx: self._unknown_there(tx, row))
         except DiminetError as error:
-            await self.here.store.write(lambda tx: self._later(tx, row))
+            refused = error.message if isinstance(error, Conflict | NotAuthorised | InvalidRequest) else ""
+            await self.here.store.write(lambda tx: self._later(tx, row, refused))
             return error
         return None
 
-    def _later(self, tx: Tx, row: OutboxRow) -> None:
+    def _later(self, tx: Tx, row: OutboxRow, refused: str = "") -> None:
+        if tx.intent(row.service_id) is None:  # what is being changed is refused by ourselves
+            refusals = row.refusals + 1 if refused else row.refusals
+            row = row.model_copy(update={"refusals": refusals, "refused": refused or row.refused})
         limits = self.here.limits
         wait = back_off(row.attempts, limits.backoff_first, limits.backoff_most, self.here.clock.random())
         tx.post(
@@ -103,6 +129,10 @@ class Outbox:
             await here.store.write(lambda tx: tx.unpost(row))
         elif row.kind == "tombstone":
             held = await here.store.read(lambda tx: tx.service(row.service_id))
+            if held is None and here.clock.now() > row.created_at + 2 * here.limits.reservation_lifetime:
+                # Of a create that came to nothing: what was promised for it has run out by itself.
+                await here.store.write(lambda tx: tx.unpost(row))
+                return
             stone = Tombstone(service_id=row.service_id, document=held.document if held else None)
             answer = await peer.bury(ctx, row.service_id, stone)
             await here.store.write(lambda tx: self._buried(tx, ctx, row, answer))
@@ -139,6 +169,8 @@ class Outbox:
         self._mark_clean(tx, row.service_id, row.peer, answer.warnings)
 
     def _mark_clean(self, tx: Tx, service_id: str, site: str, warnings: Sequence[str]) -> None:
+        if tx.service(service_id) is None:
+            return  # it was never made: nothing is waited for
         tx.save_member(MemberRow(service_id=service_id, site=site, clean=True, seen_at=self.here.clock.now()))
         self.settle(tx, service_id, warnings)
 

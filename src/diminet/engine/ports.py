@@ -242,7 +242,7 @@ class OutboxRow(Model):
     """Something that must still reach a site. One row per (peer, service_id, kind, rid).
 
     kind: `document` (the current one), `tombstone`, `abort` (of `rid`), `delete` (a user's wish, to
-    the master).
+    the master). refusals: how often the peer has said no; refused: what it said last.
     """
 
     peer: str
@@ -251,6 +251,8 @@ class OutboxRow(Model):
     rid: str = ""
     created_at: float
     attempts: int = 0
+    refusals: int = 0
+    refused: str = ""
     next_at: float
     request_id: str
     initiator: Initiator

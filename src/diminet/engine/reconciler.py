@@ -151,6 +151,9 @@ class Reconciler:
             self.pools.give_back(tx, current.document)
         others = [m for m in tx.members(service_id) if m.site != self.here.name and not m.clean]
         master = current.document.epoch.site == self.here.number
+        if not master:
+            for member in others:  # the master's to wait for; a row of ours waits for nobody
+                tx.save_member(member.model_copy(update={"clean": True}))
         tx.save_service(
             current.model_copy(
                 update={

@@ -264,9 +264,9 @@ class Reservations:
     async def release_expired(self) -> None:
         now = self.here.clock.now()
         rows = await self.here.store.read(lambda tx: tx.expired_reservations(now))
-        await asyncio.gather(*(self._release_one(rid) for rid in {row.rid for row in rows}))
+        await asyncio.gather(*(self.try_release(rid) for rid in {row.rid for row in rows}))
 
-    async def _release_one(self, rid: str) -> None:
+    async def try_release(self, rid: str) -> None:
         """What the VIM refuses is tried again at the next turn, and keeps no other from being released."""
         try:
             await self.release(rid)

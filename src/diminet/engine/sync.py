@@ -7,16 +7,20 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
 
+import structlog
+
 from diminet.engine.changes import Changes
 from diminet.engine.instance import Instance
 from diminet.engine.outbox import Outbox
 from diminet.engine.participant import Participant
 from diminet.engine.pools import Pools
-from diminet.engine.ports import HeldBlock, MemberRow, PeerRow, ServiceRow, Tx
-from diminet.errors import DiminetError, ServiceNotFound
+from diminet.engine.ports import HeldBlock, MemberRow, OutboxRow, PeerRow, ServiceRow, Tx
+from diminet.errors import DiminetError, ServiceNotFound, Unavailable
 from diminet.logic import blocks as block_logic
 from diminet.messages import Context, DocumentPut, SyncEntry, SyncReport, Tombstone
-from diminet.model import Initiator, ProvisioningStatus
+from diminet.model import Document, Initiator, ProvisioningStatus
+
+log = structlog.get_logger()
 
 
 class Sync:
@@ -28,6 +32,7 @@ class Sync:
         self.outbox = outbox
         self.pools = pools
         self.changes = changes
+        self.busy: set[str] = set()  # peers with which an exchange is under way in this process
 
     # -- answering -----------------------------------------------------------------------------------
 
@@ -82,10 +87,18 @@ class Sync:
     # -- asking --------------------------------------------------------------------------------------
 
     async def round(self) -> None:
-        """Ask every site that we share something with, side by side."""
+        """Begin to ask every site that we share something with; one that is slow delays no other."""
         rows = await self.here.store.read(lambda tx: tx.live_services())
         shared = {m.site for r in rows if r.left is None for m in r.document.members if not m.deferred}
-        await asyncio.gather(*(self.with_peer(site) for site in shared - {self.here.name}))
+        for site in shared - {self.here.name} - self.busy:
+            self.busy.add(site)
+            self.here.later(self._exchange(site))
+
+    async def _exchange(self, site: str) -> None:
+        try:
+            await self.with_peer(site)
+        finally:
+            self.busy.discard(site)
 
     async def with_peer(self, site: str) -> DiminetError | None:
         """One exchange; a peer that is away is asked again at the next interval."""
@@ -94,7 +107,7 @@ class Sync:
             report = await self.here.peers.at(site).sync(ctx)
             await self.heard(site, report.incarnation)
             for entry in report.services:
-                await self._compare(site, entry)
+                await self._compare_one(site, entry)
             await self._unknown_there(site, {e.service_id for e in report.services})
         except DiminetError as error:
             return error
@@ -108,11 +121,25 @@ class Sync:
             deadline=clock.now() + self.here.limits.request_timeout,
         )
 
-    async def _compare(self, site: str, entry: SyncEntry) -> None:
-        def look(tx: Tx) -> tuple[ServiceRow | None, list[HeldBlock]]:
-            return tx.service(entry.service_id), tx.blocks(entry.service_id)
+    async def _compare_one(self, site: str, entry: SyncEntry) -> None:
+        """What fails with one service is tried again at the next interval and keeps no other back."""
+        try:
+            await self._compare(site, entry)
+        except Unavailable:
+            raise
+        except DiminetError as error:
+            log.info("sync", peer=site, service=entry.service_id, code=error.code, message=error.message)
 
-        row, held = await self.here.store.read(look)
+    async def _compare(self, site: str, entry: SyncEntry) -> None:
+        def look(tx: Tx) -> tuple[ServiceRow | None, list[HeldBlock], bool]:
+            promised = bool(tx.reservations_of_service(entry.service_id))
+            return tx.service(entry.service_id), tx.blocks(entry.service_id), promised
+
+        row, held, promised = await self.here.store.read(look)
+        if row is None and not promised:
+            return  # nobody here has anything to do with it
+        if row is not None and row.left is not None:
+            return  # only a new promise of ours takes us in again
         if row is not None and row.document.tombstone:
             if not entry.tombstone and row.document.epoch.site == self.here.number:
                 await self._post(row, site, "tombstone")
@@ -173,8 +200,10 @@ class Sync:
 
     def _note(self, tx: Tx, site: str, entry: SyncEntry) -> None:
         row = tx.service(entry.service_id)
-        if row is None or row.document.pair != entry.pair or row.document.tombstone:
+        if row is None or row.document.pair != entry.pair or row.document.tombstone or row.left is not None:
             return
+        if row.document.member(site) is None:
+            return  # it has left: what it acknowledged stays as it is
         tx.save_member(
             MemberRow(
                 service_id=entry.service_id,
@@ -216,24 +245,54 @@ class Sync:
 
     async def complete_deferred(self) -> None:
         """Services of which a site was away at creation: take it in once it answers."""
-        rows = await self.here.store.read(lambda tx: tx.live_services())
-        for row in rows:
-            document = row.document
-            if document.tombstone or document.epoch.site != self.here.number:
+        rows = await self.here.store.read(self._incomplete)
+        away = {m.site for row in rows for m in row.document.members if m.deferred}
+        back = await self._back(sorted(away))
+        for document in (row.document for row in rows):
+            if not back & {m.site for m in document.members if m.deferred}:
                 continue
-            away = [m.site for m in document.members if m.deferred]
-            if away and await self._any_back(away):
-                ctx = self._ctx(document.project_id).model_copy(update={"initiator": document.initiator})
-                try:
-                    await self.changes.complete_deferred(ctx, document)
-                except DiminetError:
-                    continue  # told by an event; asked again at the next interval
+            try:
+                await self.changes.complete_deferred(self._for(document), document)
+            except DiminetError:
+                continue  # told by an event; asked again at the next interval
 
-    async def _any_back(self, sites: Sequence[str]) -> bool:
-        for site in sites:
+    def _incomplete(self, tx: Tx) -> list[ServiceRow]:
+        return [
+            row
+            for row in tx.live_services()
+            if not row.document.tombstone
+            and row.document.epoch.site == self.here.number
+            and any(m.deferred for m in row.document.members)
+        ]
+
+    def _for(self, document: Document) -> Context:
+        return self._ctx(document.project_id).model_copy(update={"initiator": document.initiator})
+
+    async def _back(self, sites: Sequence[str]) -> set[str]:
+        """Those of the sites that answer; each is asked once, side by side."""
+
+        async def answers(site: str) -> bool:
             try:
                 await self.here.peers.at(site).hello(self._ctx("diminet"))
             except DiminetError:
-                continue
+                return False
             return True
-        return False
+
+        found = await asyncio.gather(*(answers(site) for site in sites))
+        return {site for site, there in zip(sites, found, strict=True) if there}
+
+    async def defer_refused(self) -> None:
+        """A member of a `defer` service that was away when its document went out and no longer keeps
+        its networks for it, refuses that document for good: it is put off and asked anew."""
+        most = self.here.limits.refusals
+
+        def look(tx: Tx) -> list[tuple[ServiceRow, OutboxRow]]:
+            refused = [o for o in tx.outbox() if o.kind == "document" and o.refusals >= most]
+            found = [(tx.service(o.service_id), o) for o in refused]
+            return [(row, o) for row, o in found if row is not None]
+
+        for row, posted in await self.here.store.read(look):
+            try:
+                await self.changes.put_off(self._for(row.document), row.document, posted)
+            except DiminetError:
+                continue  # being changed: at the next interval

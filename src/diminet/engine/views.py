@@ -105,7 +105,7 @@ class Views:
             status = ProvisioningStatus.ACTIVE if done else row.status
         else:
             status = member.status if member else ProvisioningStatus.PENDING_CREATE
-            if row.confirmed == row.document.pair:
+            if row.confirmed == row.document.pair and row.document.epoch.site != self.here.number:
                 status = ProvisioningStatus.ACTIVE
         return ResourceView(
             resource=resource,
