@@ -168,9 +168,7 @@ class Requests:
         row = tx.service(known[1])
         return known[1] if row is not None and row.status != ProvisioningStatus.REVOKED else None
 
-    async def _forget(
-        self, project_id: str, idempotency: tuple[str, str] | None, service_id: str
-    ) -> None:
+    async def _forget(self, project_id: str, idempotency: tuple[str, str] | None, service_id: str) -> None:
         """A failed create is retried, not replayed; the key of another that is running stays."""
         if idempotency is None:
             return
