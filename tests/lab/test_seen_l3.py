@@ -71,6 +71,21 @@ def test_one_network_in_two_services_keeps_its_partners_apart(scene: Scene, vers
     assert going_on.lost == []
 
 
+def test_two_services_join_the_same_networks(scene: Scene) -> None:
+    """Either of them alone is enough, whichever is deleted first."""
+    networks = {site: scene.network(site, f"10.6{n}.0.0/24") for n, site in enumerate("ABC")}
+    a, b, c = scene.boot_each(networks)
+    wide = scene.made("l3", networks)
+    narrow = scene.made("l3", {site: networks[site] for site in "BA"}, at="B")
+    assert scene.silent(every_direction([a, b, c]), within=UP) == []
+    assert scene.delete(narrow["id"], at="A") == 204
+    assert scene.silent(every_direction([a, b, c]), within=UP) == []
+    narrow = scene.made("l3", {site: networks[site] for site in "BA"}, at="B")
+    assert scene.delete(wide["id"], at="C") == 204
+    assert scene.silent([(a, b), (b, a)], within=UP) == []
+    assert scene.heard([(a, c), (c, a), (b, c), (c, b)], within=UP) == []
+
+
 def test_one_network_with_both_versions(scene: Scene) -> None:
     networks = {
         site: scene.network(site, f"10.4{n}.0.0/24", f"fd00:4{n}::/64") for n, site in enumerate("ABC")

@@ -33,11 +33,13 @@ def family(address: str) -> int:
 
 
 class Via(NamedTuple):
-    """A device and the next hops that are on it."""
+    """A device and the next hops that are on it. metric: of the routes, where several devices lead to one
+    destination; the lowest goes first."""
 
     ifindex: int
     v4: str
     v6: str
+    metric: int
 
 
 class Link(NamedTuple):
@@ -173,17 +175,13 @@ def set_routes(ip: IPRoute, via: Via, wanted: Iterable[str]) -> None:
     for cidr in sorted(have - want):
         _route(ip, "del", cidr, via)
     for cidr in sorted(want - have):
-        try:
-            _route(ip, "add", cidr, via)
-        except NetlinkError as error:
-            if error.code == errno.EEXIST:
-                raise SiteRefused(f"another service routes {cidr} of this network already") from None
-            raise
+        _route(ip, "add", cidr, via)
 
 
 def _route(ip: IPRoute, action: str, cidr: str, via: Via) -> None:
     gateway = via.v4 if ip_network(cidr).version == 4 else via.v6
-    ip.route(action, dst=cidr, oif=via.ifindex, gateway=gateway, flags=["onlink"], proto=RTPROT_OURS)
+    way = {"oif": via.ifindex, "gateway": gateway, "flags": ["onlink"], "priority": via.metric}
+    ip.route(action, dst=cidr, proto=RTPROT_OURS, **way)
 
 
 def set_default_routes(ip: IPRoute, index: int, gateways: Iterable[str]) -> None:

@@ -315,10 +315,11 @@ def _make_branch(router: Router, branch: Branch) -> None:
         _shape_end(ip, outer, names.Alias("service", service_id), branch.mtu, GATEWAY_END)
     with netns.entered(router.path), IPRoute() as ip:
         end = _shape_end(ip, inner, names.Alias("branch", branch.network_id), branch.mtu, VRF_END)
-        links.set_routes(ip, links.Via(end, *GATEWAY_END), branch.local)
+        links.set_routes(ip, links.Via(end, *GATEWAY_END, router.tunnel.vni), branch.local)
     with netns.entered(branch.path), IPRoute() as ip:
         end = links.need(ip, outer).ifindex
-        links.set_routes(ip, links.Via(end, *VRF_END), branch.far)
+        # Two services may join the same two networks: all sites then use the one with the lower VNI.
+        links.set_routes(ip, links.Via(end, *VRF_END, router.tunnel.vni), branch.far)
 
 
 def _shape_end(ip: IPRoute, name: str, alias: names.Alias, mtu: int, ends: tuple[str, str]) -> int:
