@@ -46,6 +46,7 @@ DEFAULT_MAX_BODY_BYTES = 4 * 1024 * 1024
 DEFAULT_MAX_ANSWER_BYTES = 16 * 1024 * 1024
 
 M = TypeVar("M", bound=BaseModel)
+N = TypeVar("N", Hello, Reservation, SyncReport)
 
 
 class _NoAnswer(Exception):
@@ -98,6 +99,10 @@ class HttpPeers:
 
     def at(self, site: str) -> Horizontal:
         return HttpPeer(self, site)
+
+    async def check_number(self, site: str, said: int) -> None:
+        """Raises IncompatibleSites if the directory gives the site another number than it gives itself."""
+        envelope.check_number(await self._directory.site(site), said, self.site_name)
 
     async def close(self) -> None:
         if self._session is not None:
@@ -260,11 +265,12 @@ class HttpPeer:
         self._site = site
 
     async def hello(self, ctx: Context) -> Hello:
-        return self._read(Hello, await self._peers.call(self._site, ctx, "GET", "/"))
+        answer = self._read(Hello, await self._peers.call(self._site, ctx, "GET", "/"))
+        return await self._numbered(answer)
 
     async def reserve(self, ctx: Context, request: ReserveRequest) -> Reservation:
         answer = await self._peers.call(self._site, ctx, "POST", envelope.PATH, request)
-        return self._read(Reservation, answer)
+        return await self._numbered(self._read(Reservation, answer))
 
     async def put(self, ctx: Context, service_id: str, put: DocumentPut) -> MemberState:
         path = envelope.service_path(service_id)
@@ -293,9 +299,12 @@ class HttpPeer:
 
     async def sync(self, ctx: Context) -> SyncReport:
         query = {"member": self._peers.site_name}
-        return self._read(
-            SyncReport, await self._peers.call(self._site, ctx, "GET", envelope.PATH, query=query)
-        )
+        answer = await self._peers.call(self._site, ctx, "GET", envelope.PATH, query=query)
+        return await self._numbered(self._read(SyncReport, answer))
+
+    async def _numbered(self, answer: N) -> N:
+        await self._peers.check_number(self._site, answer.number)
+        return answer
 
     def _read(self, model: type[M], answer: bytes) -> M:
         try:

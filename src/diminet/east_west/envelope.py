@@ -21,7 +21,7 @@ from diminet.errors import (
     from_dict,
 )
 from diminet.messages import PROTOCOL_MAJOR, PROTOCOL_MINOR, Context
-from diminet.model import Initiator, SiteName, Ticket
+from diminet.model import Initiator, Site, SiteName, Ticket
 
 REQUEST_ID = "X-OpenStack-Request-ID"
 INITIATOR = "DIMINET-Initiator"
@@ -101,6 +101,17 @@ def check_protocol(text: str | None, who: str) -> None:
         raise IncompatibleSites(
             f"{who} speaks protocol {text}, this site {protocol()}; "
             "bring both to the same major version of DIMINET"
+        )
+
+
+def check_number(site: Site, said: int, here: str) -> None:
+    """said: the number that this site gives itself. Raises IncompatibleSites if our directory has another:
+    tickets, VNIs and MACs are made of the numbers, and two sites with one number would make the same."""
+    if site.number != said:
+        raise IncompatibleSites(
+            f"site {site.name!r} says that its number is {said}, the directory of site {here!r} says "
+            f"{site.number}; correct the directories, which are the same at all sites, or its configuration",
+            sites=[site.name],
         )
 
 

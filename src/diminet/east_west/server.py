@@ -205,6 +205,8 @@ class EastWestServer:
         message.query()
         body = await message.body(ReserveRequest)
         envelope.service_id_of(body.service_id)
+        peer = await self._directory.site(str(message.ctx.sender))
+        envelope.check_number(peer, body.ticket.site, self._site_name)
         return await self._horizontal.reserve(message.ctx, body)
 
     async def _sync(self, message: _Message) -> BaseModel:
