@@ -235,6 +235,7 @@ def limits(settings: Settings) -> Limits:
         confirm_delay=given.confirm_delay,
         sync_interval=given.sync_interval,
         reconcile_interval=given.reconcile_interval,
+        lease_lifetime=given.lease_lifetime,
         backoff_first=given.outbox_backoff_first,
         backoff_most=given.outbox_backoff_most,
         vni_k_first=settings.identifiers.vni_k_first,

@@ -182,7 +182,7 @@ class LimitSettings(Section):
         30.0, description="seconds that a reservation lasts; more than request_timeout"
     )
     reconcile_interval: Seconds = Field(5.0, description="seconds between the reconciler's rounds")
-    lease_lifetime: Seconds = Field(15.0, description="seconds that the reconciler's lease row lasts")
+    lease_lifetime: Seconds = Field(5.0, description="seconds that the reconciler's lease row lasts")
     shutdown_timeout: Seconds = Field(5.0, description="seconds that running requests get at a shutdown")
     # storage and VIM
     storage_timeout: Seconds = Field(5.0, description="seconds to wait for a locked database")

@@ -174,10 +174,10 @@ def test_an_operation_of_another_process_is_resumed_only_behind_its_deadline():
             holder="another process",
         )
         await cloud.stores["A"].write(lambda tx: tx.add_intent(intent))
-        await cloud["A"].coordinator.resume()
+        await cloud["A"].resuming.resume()
         assert await cloud.stores["A"].read(lambda tx: tx.intents()) == [intent]
         await asyncio.sleep(0.6)
-        await cloud["A"].coordinator.resume()
+        await cloud["A"].resuming.resume()
         assert await cloud.stores["A"].read(lambda tx: tx.intents()) == []
         await cloud.close()
 

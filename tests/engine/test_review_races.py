@@ -130,7 +130,7 @@ def test_a_request_that_is_too_slow_undoes_its_own_operation_only():
         mine = cloud.ctx("A")
         change = asyncio.create_task(ask(cloud, "A", document.service_id, operation="modify", name="x"))
         await reached.wait()
-        await cloud["A"].coordinator.abandon(mine, document.service_id, ResourceBusy("too slow"))
+        await cloud["A"].resuming.abandon(mine, document.service_id, ResourceBusy("too slow"))
         go.set()
         await change
         assert (await held(cloud, "B", document.service_id)).document.name == "x"

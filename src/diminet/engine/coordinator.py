@@ -38,7 +38,6 @@ from diminet.model import (
     Entry,
     Epoch,
     Event,
-    Initiator,
     Member,
     NetworkFacts,
     ProvisioningStatus,
@@ -343,7 +342,7 @@ class Coordinator:
         revoke = document.on_unreachable == "revoke"
         bad = [e for e in errors if revoke or not isinstance(e, SiteUnreachable)]
         if bad:
-            await self._take_back(ctx, intent, document, worst(bad))
+            await self.take_back(ctx, intent, document, worst(bad))
             raise worst(bad)
         known = await here.store.read(lambda tx: tx.members(service_id))
         leaving = [m.site for m in known if document.member(m.site) is None and not m.clean]
@@ -438,7 +437,7 @@ class Coordinator:
             "refused", ctx, service_id, code=error.code, message=error.message, sites=list(error.sites)
         )
 
-    async def _take_back(
+    async def take_back(
         self, ctx: Context, intent: IntentRow, document: Document, error: DiminetError
     ) -> None:
         """A create is buried everywhere; a change is answered by the document before it. Nothing is
@@ -553,74 +552,3 @@ class Coordinator:
         except DiminetError as error:
             return error
         return None
-
-    async def abandon(self, ctx: Context, service_id: str, error: DiminetError) -> None:
-        """An operation that has overrun its time was stopped; undo it, as after a crash."""
-        if service_id in self.running:
-            return
-        self.running.add(service_id)
-        try:
-            await self._undo(ctx, service_id, error)
-        except DiminetError:
-            return  # its intent is still there: resumed by the loop
-        finally:
-            self.running.discard(service_id)
-
-    async def _undo(self, ctx: Context, service_id: str, error: DiminetError) -> None:
-        def look(tx: Tx) -> tuple[IntentRow | None, ServiceRow | None]:
-            return tx.intent(service_id), tx.service(service_id)
-
-        intent, row = await self.here.store.read(look)
-        if intent is None or intent.request_id != ctx.request_id:
-            return  # it never began, or is another's
-        if row is None:
-            await self.give_up(ctx, intent, error, intent.sites)
-        elif intent.before is not None and row.document.pair == intent.before.pair:
-            await self.drop_intent(ctx, intent, error)
-        elif not row.document.tombstone:
-            await self._take_back(ctx, intent, row.document, error)
-
-    # -- after a crash ---------------------------------------------------------------------------------
-
-    async def resume(self) -> None:
-        """Operations that no process runs any more: finish them if they were committed, else undo."""
-        intents = await self.here.store.read(lambda tx: tx.intents())
-        now = self.here.clock.now()
-        due = [
-            intent
-            for intent in intents
-            if intent.service_id not in self.running
-            and (intent.holder == self.process or intent.deadline <= now)
-        ]
-        await asyncio.gather(*(self._resume_one(intent) for intent in due))
-
-    async def _resume_one(self, intent: IntentRow) -> None:
-        """What fails is tried again at the next turn, and keeps no other from being finished."""
-        self.running.add(intent.service_id)
-        try:
-            await self._resume(intent)
-        except DiminetError as error:
-            log.warning("resume", service=intent.service_id, code=error.code, message=error.message)
-        finally:
-            self.running.discard(intent.service_id)
-
-    async def _resume(self, intent: IntentRow) -> None:
-        row = await self.here.store.read(lambda tx: tx.service(intent.service_id))
-        initiator: Initiator = intent.initiator
-        ctx = Context(
-            request_id=intent.request_id,
-            initiator=initiator,
-            deadline=self.here.clock.now() + self.forward(),
-        )
-        if row is None:
-            gone = SiteUnreachable(
-                "the instance stopped before the service was made; ask again",
-                sites=[s for s in intent.sites if s != self.here.name],
-            )
-            await self.give_up(ctx, intent, gone)
-        elif intent.before is not None and row.document.pair == intent.before.pair:
-            await self.here.store.write(lambda tx: tx.delete_intent(intent.service_id))
-        elif row.document.tombstone:
-            await self.bury(ctx, intent.service_id)
-        else:
-            await self.spread_behind(ctx, intent)

@@ -22,6 +22,7 @@ from diminet.engine.reconciler import Reconciler
 from diminet.engine.requests import Requests
 from diminet.engine.reservations import Reservations
 from diminet.engine.reserving import Reserving
+from diminet.engine.resuming import Resuming
 from diminet.engine.sync import Sync
 from diminet.engine.views import Views
 from diminet.errors import DiminetError
@@ -66,7 +67,10 @@ class Engine:
         self.sync_ = Sync(here, self.participant, self.outbox, self.pools, self.changes)
         self.leads_until = 0.0
         views = Views(here, self.reconciler)
-        self.requests = Requests(here, self.coordinator, self.changes, self.outbox, self.pools, views)
+        self.resuming = Resuming(here, self.coordinator)
+        self.requests = Requests(
+            here, self.coordinator, self.changes, self.outbox, self.pools, views, self.resuming
+        )
 
     # -- Horizontal ----------------------------------------------------------------------------------
 
@@ -130,7 +134,7 @@ class Engine:
         limits = self.here.limits
         works: list[tuple[float, Callable[[], Awaitable[None]]]] = [
             (limits.deliver_interval, self.reservations.release_expired),
-            (limits.deliver_interval, self.coordinator.resume),
+            (limits.deliver_interval, self.resuming.resume),
             (limits.deliver_interval, self.outbox.deliver_due),
             (limits.reconcile_interval, self._repair),
             (limits.reconcile_interval, self._grow),

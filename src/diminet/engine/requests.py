@@ -9,6 +9,7 @@ from diminet.engine.instance import Instance
 from diminet.engine.outbox import Outbox
 from diminet.engine.pools import Pools
 from diminet.engine.ports import ServiceFilter, ServiceRow, Tx
+from diminet.engine.resuming import Resuming
 from diminet.engine.views import Views
 from diminet.errors import (
     DiminetError,
@@ -50,6 +51,7 @@ class Requests:
         outbox: Outbox,
         pools: Pools,
         views: Views,
+        resuming: Resuming,
     ) -> None:
         self.here = here
         self.coordinator = coordinator
@@ -57,6 +59,7 @@ class Requests:
         self.outbox = outbox
         self.pools = pools
         self.views = views
+        self.resuming = resuming
 
     # -- create --------------------------------------------------------------------------------------
 
@@ -120,7 +123,7 @@ class Requests:
                 sites=[self.here.name],
                 retry_after=self.here.limits.request_timeout,
             )
-            self.here.later(self.coordinator.abandon(ctx, service_id, error))
+            self.here.later(self.resuming.abandon(ctx, service_id, error))
             raise error from None
 
     def _concerned(self, request: CreateRequest) -> None:
