@@ -297,3 +297,29 @@ def test_strangers_learn_and_change_nothing():
         await cloud.close()
 
     run(main())
+
+
+def test_what_a_peer_was_refused_is_in_the_history_for_operators_only():
+    async def main():
+        cloud = Cloud("A", "B", "C")
+        document, ids = await l3(cloud, "A", "B")
+        with pytest.raises(NotAuthorised):
+            await cloud["B"].bury(
+                from_peer(cloud, "C"), document.service_id, Tombstone(service_id=document.service_id)
+            )
+        entry = Entry(site="B", resource_id=ids["B"])
+        fresh = "3b0c2ab5-1d7e-4f55-8ad6-0c5c2e7a9c13"
+        with pytest.raises(NotAuthorised):
+            await cloud["B"].reserve(
+                from_peer(cloud, "C", "other"), asked(document, entry, service_id=fresh, project="other")
+            )
+        for project, expected in (("demo", []), ("other", []), (None, ["bury", "reserve"])):
+            events = await cloud.stores["B"].read(
+                lambda tx, p=project: tx.events(service_id=None, project_id=p, after=0, limit=100)
+            )
+            refused = [e.detail["operation"] for e in events if e.kind == "peer-refused"]
+            assert refused == expected
+        assert "reserved" in {e.kind for e in events}
+        await cloud.close()
+
+    run(main())

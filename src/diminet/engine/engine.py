@@ -8,6 +8,7 @@ longer heals is worse than one that reports.
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import structlog
 
@@ -25,7 +26,7 @@ from diminet.engine.reserving import Reserving
 from diminet.engine.resuming import Resuming
 from diminet.engine.sync import Sync
 from diminet.engine.views import Views
-from diminet.errors import DiminetError
+from diminet.errors import DiminetError, ResourceBusy, Unavailable
 from diminet.messages import (
     PROTOCOL_MAJOR,
     PROTOCOL_MINOR,
@@ -48,6 +49,7 @@ from diminet.messages import (
 log = structlog.get_logger()
 
 LEASE = "background"
+T = TypeVar("T")
 
 
 class Engine:
@@ -85,16 +87,18 @@ class Engine:
         )
 
     async def reserve(self, ctx: Context, request: ReserveRequest) -> Reservation:
-        return await self.reservations.reserve(ctx, request, ctx.sender or self.here.name)
+        work = self.reservations.reserve(ctx, request, ctx.sender or self.here.name)
+        return await self._audited("reserve", ctx, request.service_id, work)
 
     async def put(self, ctx: Context, service_id: str, put: DocumentPut) -> MemberState:
-        state = await self.participant.put(ctx, service_id, put)
+        state = await self._audited("put", ctx, service_id, self.participant.put(ctx, service_id, put))
         if put.document.member(self.here.name) is not None:
             self.here.later(self._confirm_soon(service_id, put.document.master))
         return state
 
     async def bury(self, ctx: Context, service_id: str, tombstone: Tombstone) -> Acknowledgement:
-        return await self.participant.bury(ctx, service_id, tombstone)
+        work = self.participant.bury(ctx, service_id, tombstone)
+        return await self._audited("bury", ctx, service_id, work)
 
     async def abort(self, ctx: Context, service_id: str, rid: str) -> None:
         await self.reservations.release(rid, sender=ctx.sender)
@@ -103,13 +107,28 @@ class Engine:
         return await self.participant.snapshot(ctx, service_id)
 
     async def give(self, ctx: Context, service_id: str, request: BlockRequest) -> BlockGrant:
-        return await self.pools.give(ctx, service_id, request)
+        return await self._audited("give", ctx, service_id, self.pools.give(ctx, service_id, request))
 
     async def hand_in(self, ctx: Context, service_id: str, change: Change) -> ChangeAnswer:
-        return await self.requests.handed_in(ctx, service_id, change)
+        work = self.requests.handed_in(ctx, service_id, change)
+        return await self._audited(change.operation, ctx, service_id, work)
 
     async def sync(self, ctx: Context) -> SyncReport:
         return await self.sync_.report(ctx)
+
+    async def _audited(self, what: str, ctx: Context, service_id: str, work: Awaitable[T]) -> T:
+        """What a peer was refused is in the history, for operators only: the peer's word on whose
+        project it is was not believed. Busy and away are no refusals: they are asked again."""
+        try:
+            return await work
+        except (ResourceBusy, Unavailable):
+            raise
+        except DiminetError as error:
+            told = {"operation": what, "peer": ctx.sender, "code": error.code, "message": error.message}
+            event = self.here.event("peer-refused", ctx, service_id, **told)
+            event = event.model_copy(update={"project_id": None})
+            await self.here.store.write(lambda tx: tx.add_event(event))
+            raise
 
     async def _confirm_soon(self, service_id: str, master: str) -> None:
         """Learn the master's word that all are active ahead of the interval: one exchange, whatever

@@ -13,7 +13,7 @@ from diminet.errors import DiminetError, NotAuthorised, ServiceNotFound
 from diminet.logic import blocks as block_logic
 from diminet.logic.lifecycle import believe
 from diminet.messages import BlockGrant, BlockRequest, Context
-from diminet.model import Block, Document, Initiator, Resource
+from diminet.model import Block, Document, Event, Initiator, Resource
 
 
 class Pools:
@@ -292,7 +292,19 @@ class Pools:
         if gift:
             tx.put_blocks(service_id, [HeldBlock(block=b) for b in gift])
             tx.add_grant(service_id, requester, request.cidr, request.number, gift)
+            tx.add_event(self._given(row.document, requester, gift))
         return gift
+
+    def _given(self, document: Document, requester: str, gift: Sequence[Block]) -> Event:
+        return Event(
+            at=self.here.clock.now(),
+            kind="blocks-given",
+            service_id=document.service_id,
+            project_id=document.project_id,
+            request_id=None,
+            site=requester,
+            detail={"cidr": gift[0].cidr, "blocks": [b.index for b in gift]},
+        )
 
     async def _free_some(self, row: ServiceRow, request: BlockRequest, most: int) -> bool:
         """Take unused blocks out of the pool: written, then told to the VIM, then looked at, twice."""

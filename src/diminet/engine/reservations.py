@@ -69,7 +69,7 @@ class Reservations:
         rid = here.clock.uuid()
         # What is being made for a promise is not undone meanwhile: `release` waits for this lock.
         async with here.locks[f"promise {request.service_id}"]:
-            rows = await here.store.write(lambda tx: self._promise(tx, asker, request, rid))
+            rows = await here.store.write(lambda tx: self._promise(tx, ctx, asker, request, rid))
             try:
                 facts = [await self._prepare(kind, request, row) for row in rows]
                 return Reservation(
@@ -105,7 +105,9 @@ class Reservations:
             )
         return network
 
-    def _promise(self, tx: Tx, asker: str, request: ReserveRequest, rid: str) -> list[ReservationRow]:
+    def _promise(
+        self, tx: Tx, ctx: Context, asker: str, request: ReserveRequest, rid: str
+    ) -> list[ReservationRow]:
         held = tx.service(request.service_id)
         if held is not None and held.document.tombstone:
             raise ServiceNotFound(f"service {request.service_id} is deleted", sites=[self.here.name])
@@ -128,6 +130,10 @@ class Reservations:
             tx.delete_reservations(old)
         for row in (*others, *rows):
             tx.add_reservation(row)
+        networks = [entry.resource_id for entry in request.entries]
+        tx.add_event(
+            self.here.event("reserved", ctx, request.service_id, request.project_id, networks=networks)
+        )
         return rows
 
     def _row(
