@@ -58,6 +58,8 @@ def _alert(error: BaseException) -> str | None:
 def _plain(error: BaseException) -> str:
     if isinstance(error, ConnectionRefusedError):
         return "the connection is refused; is its instance running?"
+    if isinstance(error, TimeoutError):
+        return "it did not take the connection in time; is its instance running, and is its port let through?"
     if isinstance(error, socket.gaierror):
         return "its name does not resolve; correct the directory or DNS"
     if isinstance(error, aiohttp.ServerDisconnectedError | ConnectionResetError | aiohttp.ClientOSError):
