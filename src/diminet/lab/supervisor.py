@@ -61,8 +61,8 @@ class Supervisor:
 
     def _give_up(self) -> None:
         if not self._begun.is_set():
+            self._over.set()  # first: the disk that the log is on may be full
             print("nobody said `start`", file=sys.stderr, flush=True)
-            self._over.set()
 
     async def _handle(self, request: dict[str, Any], progress: Progress) -> Any:
         operations = {
