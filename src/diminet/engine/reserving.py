@@ -30,6 +30,9 @@ class Reserving:
         got: dict[str, Reservation] = {}
         deadline = ctx.deadline or self.here.clock.now() + self.here.limits.request_timeout
         while True:
+            if defer:  # a site that is silent must leave time to make the service among the others
+                now = self.here.clock.now()
+                ctx = ctx.model_copy(update={"deadline": now + (deadline - now) / 2})
             asked = [site for site in requests if site not in got]
             answers = await asyncio.gather(*(self._ask(ctx, site, requests[site]) for site in asked))
             errors: dict[str, DiminetError] = {}
