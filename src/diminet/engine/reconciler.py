@@ -240,21 +240,22 @@ class Reconciler:
         """One round over everything that is not as it should be; returns what was refused."""
         await self.look()
         rows = await self.here.store.read(lambda tx: tx.live_services())
-        known = {row.document.service_id for row in rows}
+        strangers = set(self.health) - {row.document.service_id for row in rows}
+        wrong = [row.document.service_id for row in rows if self._is_wrong(row)]
         refused: list[DiminetError] = []
-        for row in rows:
-            service_id = row.document.service_id
-            health = self.health.get(service_id)
-            wrong = row.applied != row.document.pair or (health is not None and health.problems)
-            if not wrong:
-                continue
+        for service_id in wrong:
             try:
                 await self.realise(service_id)
             except DiminetError as error:
                 refused.append(error)
-        refused += await self._sweep(set(self.health) - known)
-        await self.look()
+        refused += await self._sweep(strangers)
+        if wrong or strangers:  # what an idle instance costs is mostly looking
+            await self.look()
         return refused
+
+    def _is_wrong(self, row: ServiceRow) -> bool:
+        health = self.health.get(row.document.service_id)
+        return row.applied != row.document.pair or (health is not None and bool(health.problems))
 
     async def _sweep(self, strangers: set[str]) -> list[DiminetError]:
         """A data plane of ours without a live service: left over by a crash."""
