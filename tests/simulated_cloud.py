@@ -38,14 +38,14 @@ from diminet.store.store import SqlStore
 
 PROJECT = "demo"
 LIMITS = Limits(
-    request_timeout=2.0,
+    request_timeout=8.0,  # a limit on waiting: nothing here takes that long on a quiet machine
     sync_interval=0.2,
     reconcile_interval=0.2,
     backoff_first=0.1,
     backoff_most=0.2,
     confirm_delay=0.05,
     busy_pause=0.02,
-    reservation_lifetime=4.0,
+    reservation_lifetime=9.0,
 )
 
 
