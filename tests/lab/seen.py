@@ -382,14 +382,14 @@ class Scene:
             if one["instance"] != "running":
                 self.lab.restart(one["name"])
         gone = eventually(lambda: not self._left_services(), CLEAN)
-        assert gone, f"services that do not go: {[self._told(site) for site in self.sites]}"
+        assert gone, f"services that do not go: {[self.told(site) for site in self.sites]}"
         for site in self.sites:
             vim = self.vim(site)
             for collection in ("ports", "networks"):
                 for one in vim.found(collection):
                     vim.delete(collection, one["id"])
 
-    def _told(self, site: str) -> list[str]:
+    def told(self, site: str) -> list[str]:
         """What the site says of each of its services, in short."""
         words = (
             "id",
