@@ -16,7 +16,7 @@ from simulated_cloud import LIMITS, Cloud, Crash, Life, until
 MOST_STEPS = 80
 STRIDE = int(os.environ.get("CRASH_STRIDE", "3"))  # 1: every step (some ten minutes)
 PATIENT = replace(LIMITS, request_timeout=5.0, reservation_lifetime=6.0)  # for a loaded machine
-AT_ONCE = 10  # crashes at different steps, each in a cloud of its own, side by side
+AT_ONCE = 6  # crashes at different steps, each in a cloud of its own, side by side
 
 
 def run(work):
