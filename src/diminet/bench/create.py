@@ -214,7 +214,7 @@ class Bench:
         if answer.status != 201:
             await asyncio.gather(*early, return_exceptions=True)
             await asyncio.to_thread(_delete, north, answer.service["id"])
-            raise BadSurroundings(f"a create of the benchmark was answered {answer.status}, not 201")
+            raise BadSurroundings(f"the create was answered {answer.status} after {seconds:.1f} s, not 201")
         service = answer.service
         late = self._pings(drawn, _gateways(service)) if data_plane and drawn.kind == "l2" else []
         arrived = await asyncio.gather(*early, *late)

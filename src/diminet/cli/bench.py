@@ -3,8 +3,9 @@
 import re
 import secrets
 import shlex
+import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -51,6 +52,8 @@ def create(
     ] = False,
 ) -> None:
     """Creates and deletes, L2 and L3, against the same calls without DIMINET; and an idle instance."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)  # so that the lab goes too
     from diminet.bench import create as measuring  # here: the other commands need not wait for its import
 
     wish = measuring.Wish(
@@ -67,6 +70,10 @@ def create(
         print_json(results.model_dump(mode="json"))
     else:
         _show(results, out)
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def _silent(_: str) -> None:
