@@ -161,6 +161,8 @@ class SimulatedVim:
     async def shape_subnet(self, network_id: str, shape: SubnetShape) -> None:
         self._call("shape_subnet")
         await self.network(network_id)
+        if shape.gateway_ip in self.port_rows[network_id]:
+            raise SiteRefused(f"a port uses {shape.gateway_ip}")
         self._set(network_id, shape)
 
     async def drop_network(self, network_id: str) -> bool:

@@ -4,7 +4,7 @@ import pytest
 
 from diminet.errors import CidrOverlap, NetworkNotFound, ResourceBusy, SiteUnreachable
 from diminet.messages import Change
-from diminet.model import Entry
+from diminet.model import Entry, PortFacts
 from simulated_cloud import Cloud, until
 
 
@@ -85,6 +85,29 @@ def test_l2_deals_disjoint_pools_that_grow_and_delete_restores():
         )
         assert waiting == ()
         assert cloud.pictures() == before
+        await cloud.close()
+
+    run(main())
+
+
+def test_a_gateway_whose_address_a_port_took_does_not_stand_against_a_delete():
+    async def main():
+        cloud = Cloud("A", "B")
+        vim = cloud.vims["A"]
+        a = vim.add_network("10.7.0.0/24")
+        vim.keeper = cloud["A"].pools
+        before = vim.networks[a].subnets[0]
+        view = await cloud.create("A", "l2", f"A:{a}", "B", params={"gateway": "none"})
+        vim.port_rows[a]["10.7.0.1"] = PortFacts(ip="10.7.0.1", mac="02:01:00:00:00:09", infrastructure=False)
+        service_id = view.document.service_id
+        answer = await cloud["A"].requests.change(
+            cloud.caller(), cloud.ctx("A"), service_id, Change(operation="delete")
+        )
+        assert answer[1] == ()
+        after = vim.networks[a].subnets[0]
+        assert (after.gateway_ip, after.pools) == (None, before.pools)
+        row = await cloud.stores["A"].read(lambda tx: tx.service(service_id))
+        assert "10.7.0.1" in row.warnings[0]
         await cloud.close()
 
     run(main())

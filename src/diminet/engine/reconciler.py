@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from diminet.engine.instance import Instance
 from diminet.engine.pools import Pools
 from diminet.engine.ports import ServiceRow, Tx
-from diminet.errors import DiminetError, NetworkNotFound
+from diminet.errors import DiminetError, NetworkNotFound, SiteRefused
 from diminet.model import (
     Connection,
     Document,
@@ -18,6 +18,7 @@ from diminet.model import (
     Health,
     OperatingStatus,
     ProvisioningStatus,
+    SubnetShape,
 )
 
 TAKEN_DOWN = {ProvisioningStatus.PENDING_DELETE, ProvisioningStatus.REVOKED}
@@ -132,10 +133,26 @@ class Reconciler:
                 return [
                     f"network {network_id} of site {here.name} has ports on it and stays; it is yours now"
                 ]
-            for shape in connection.original:
-                await here.south.shape_subnet(network_id, shape)
+            return [
+                warning
+                for shape in connection.original
+                for warning in await self._shape_back(network_id, shape)
+            ]
         except NetworkNotFound:
             return []  # its owner has deleted it: nothing to put back
+
+    async def _shape_back(self, network_id: str, shape: SubnetShape) -> list[str]:
+        """Without the gateway if the site refuses it: a tenant's port has its address by now."""
+        try:
+            await self.here.south.shape_subnet(network_id, shape)
+        except SiteRefused as refusal:
+            if shape.gateway_ip is None:
+                raise
+            await self.here.south.shape_subnet(network_id, shape.model_copy(update={"gateway_ip": None}))
+            return [
+                f"gateway {shape.gateway_ip} of network {network_id} of site {self.here.name} could not be "
+                f"put back, set one yourself: {refusal.message}"
+            ]
         return []
 
     async def _forget(self, connection: Connection) -> None:
