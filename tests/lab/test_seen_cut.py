@@ -181,6 +181,18 @@ def test_changes_during_the_cut(scene: Scene) -> None:
     assert len(set(pairs)) == 1
 
 
+def test_a_share_grows_while_the_master_cannot_be_reached(scene: Scene) -> None:
+    """B asks C for blocks; A keeps its own and goes on with them."""
+    service = scene.made("l2", {"A": scene.network("A", "10.1.0.0/26"), "B": None, "C": None})
+    networks = scene.networks_of(service)
+    with isolated(scene, "A"):
+        booted = [scene.boot("B", networks["B"]) for _ in range(26)]
+        booted += [scene.boot("A", networks["A"]) for _ in range(8)]
+    booted += [scene.boot("C", networks["C"]) for _ in range(2)]
+    assert len({one.ip for one in booted}) == len({one.mac for one in booted}) == len(booted)
+    assert scene.silent([(booted[0], booted[26]), (booted[26], booted[-1])], within=BACK) == []
+
+
 def test_a_cut_between_two_only(scene: Scene) -> None:
     """B and C do not see each other; both go on with A."""
     service_id, networks, ends = stretched(scene, "10.1.0.0/24")
