@@ -63,7 +63,8 @@ class Outbox:
     async def deliver_due(self) -> None:
         """Begin to send what is due, each peer by itself: one that is slow delays no other."""
         now = self.here.clock.now()
-        rows = await self.here.store.read(lambda tx: tx.outbox(due=now))
+        most = self.here.limits.backoff_most
+        rows = await self.here.store.read(lambda tx: tx.outbox(due=now, most=most))
         by_peer: dict[str, list[OutboxRow]] = defaultdict(list)
         for row in rows:
             by_peer[row.peer].append(row)
@@ -197,8 +198,8 @@ class Outbox:
     def note(self, tx: Tx, service_id: str, state: MemberState, posted: OutboxRow | None = None) -> None:
         """Keep what a member has answered; a service that waited for nothing else becomes active."""
         row = tx.service(service_id)
-        if row is None:
-            return
+        if row is None or row.document.tombstone:
+            return  # of a deleted service only what is said to the tombstone counts
         done = state.applied == row.document.pair
         concerned = row.document.member(state.site) is not None
         tx.save_member(

@@ -1,5 +1,7 @@
 """What this site has promised and allowed: reservations and authorisations."""
 
+import math
+
 import sqlalchemy as sa
 
 from diminet.engine.ports import ReservationRow
@@ -18,8 +20,9 @@ class Promises(Rows):
     def reservation(self, rid: str) -> list[ReservationRow]:
         return self._reservations(reservations.c.rid == rid)
 
-    def expired_reservations(self, now: float) -> list[ReservationRow]:
-        return self._reservations(reservations.c.expires_at <= now)
+    def expired_reservations(self, now: float, *, most: float = math.inf) -> list[ReservationRow]:
+        beyond = reservations.c.expires_at > now + most if most < math.inf else sa.false()
+        return self._reservations(sa.or_(reservations.c.expires_at <= now, beyond))
 
     def _reservations(self, which: sa.ColumnElement[bool]) -> list[ReservationRow]:
         rows = sa.select(reservations.c.body).where(which)

@@ -56,6 +56,7 @@ class Stage(StrEnum):
 
 REPLACEABLE = (Stage.LIVE, Stage.LEAVING, Stage.LEFT)  # by a document that is no tombstone
 AT_WORK = (Stage.LIVE, Stage.BURIED, Stage.LEAVING)  # something is, or should be, or should not be here
+GOING = (Stage.BURIED, Stage.LEAVING)
 OVER = (Stage.SETTLED, Stage.LEFT)
 HIDDEN = (Stage.SETTLED, Stage.LEAVING, Stage.LEFT)  # whose GET is 404
 
@@ -104,6 +105,15 @@ class Services(Rows):
             .order_by(services.c.id)
         )
         return [parse(body) for body in found]
+
+    def being_put_back(self, network_id: str) -> bool:
+        found = (
+            sa.select(services.c.id)
+            .join(connections, connections.c.service_id == services.c.id)
+            .where(services.c.stage.in_(GOING), connections.c.resource_id == network_id)
+            .limit(1)
+        )
+        return self._db.execute(found).first() is not None
 
     def services_shared_with(self, site: str) -> list[ServiceRow]:
         concerned = sa.union(

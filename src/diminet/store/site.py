@@ -56,7 +56,8 @@ class SiteWide(Rows):
 
     def lease(self, name: str, holder: str, now: float, seconds: float) -> bool:
         held = self._db.execute(sa.select(leases).where(leases.c.name == name)).first()
-        if held is not None and held.holder != holder and held.expires_at > now:
+        # Beyond now + seconds nobody can have taken it: the clock was set back since.
+        if held is not None and held.holder != holder and now < held.expires_at <= now + seconds:
             return False
         self._put(leases, {"name": name}, {"holder": holder, "expires_at": now + seconds})
         return True

@@ -1,5 +1,7 @@
 """What is under way: intents, and the outbox of what must still reach someone."""
 
+import math
+
 import sqlalchemy as sa
 
 from diminet.engine.ports import IntentRow, OutboxRow
@@ -33,16 +35,20 @@ class Work(Rows):
     # -- outbox --
 
     def outbox(
-        self, *, due: float | None = None, peer: str | None = None, service_id: str | None = None
+        self,
+        *,
+        due: float | None = None,
+        most: float = math.inf,
+        peer: str | None = None,
+        service_id: str | None = None,
     ) -> list[OutboxRow]:
         """The longest due first."""
         rows = sa.select(outbox.c.body).order_by(outbox.c.next_at, outbox.c.created_at)
         if due is not None:
-            rows = rows.where(outbox.c.next_at <= due)
+            beyond = outbox.c.next_at > due + most if most < math.inf else sa.false()
+            rows = rows.where(sa.or_(outbox.c.next_at <= due, beyond))
         if peer is not None:
             rows = rows.where(outbox.c.peer == peer)
-        if service_id is not None:
-            rows = rows.where(outbox.c.service_id == service_id)
         if service_id is not None:
             rows = rows.where(outbox.c.service_id == service_id)
         return [OutboxRow.model_validate_json(body) for body in self._bodies(rows)]
