@@ -55,7 +55,7 @@ class SiteWide(Rows):
     # -- leases and the database itself --
 
     def lease(self, name: str, holder: str, now: float, seconds: float) -> bool:
-        held = self._db.execute(sa.select(leases).where(leases.c.name == name)).first()
+        held = self._db.execute(_LEASE, {"name": name}).first()
         # Beyond now + seconds nobody can have taken it: the clock was set back since.
         if held is not None and held.holder != holder and now < held.expires_at <= now + seconds:
             return False
@@ -63,8 +63,10 @@ class SiteWide(Rows):
         return True
 
     def meta(self) -> Meta:
-        row = self._db.execute(sa.select(meta.c.database_id, meta.c.incarnation, meta.c.writes)).one()
+        row = self._db.execute(_META).one()
         return Meta(database_id=row.database_id, incarnation=row.incarnation, writes=row.writes)
 
 
+_LEASE = sa.select(leases).where(leases.c.name == sa.bindparam("name"))
+_META = sa.select(meta.c.database_id, meta.c.incarnation, meta.c.writes)
 COUNT_WRITE = meta.update().values(writes=meta.c.writes + 1)
