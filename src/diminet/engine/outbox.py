@@ -201,7 +201,7 @@ class Outbox:
         if row is None or row.document.tombstone:
             return  # of a deleted service only what is said to the tombstone counts
         done = state.applied == row.document.pair
-        concerned = row.document.member(state.site) is not None
+        member = row.document.member(state.site)
         tx.save_member(
             MemberRow(
                 service_id=service_id,
@@ -211,11 +211,11 @@ class Outbox:
                 operating=state.operating_status.value,
                 fault=state.fault,
                 seen_at=self.here.clock.now(),
-                clean=done and not concerned,
+                clean=done and member is None,
             )
         )
         self.participant.learn_blocks(tx, row.document, state.blocks, state.site)
-        if done and not concerned:
+        if done and (member is None or member.deferred):
             self.participant.reconciler.pools.reclaim(tx, service_id)
         if posted is not None and done:
             tx.unpost(posted)
