@@ -269,7 +269,9 @@ class Checks:
         """The master, what was given to a site that has left for good and never knew of it."""
         row = self.rows[site.name].get(service_id)
         theirs = self.blocks[last.owner][service_id].get((last.cidr, last.index))
-        gone = stage(self.rows[last.owner].get(service_id)) in ("left", "settled", "unknown")
+        there = self.rows[last.owner].get(service_id)
+        member = there.document.member(last.owner) if there else None
+        gone = stage(there) in ("left", "settled", "unknown") or (member is not None and member.deferred)
         unaware = theirs is None or theirs.owner != last.owner
         master = row is not None and row.document.epoch.site == site.number
         return master and gone and unaware

@@ -295,8 +295,8 @@ class Changes:
                 return False
             tx.unpost(posted)
             master.participant.accept(tx, ctx, document, (), ProvisioningStatus.ACTIVE)
-            others = [m.site for m in document.members if not m.deferred]
-            master.outbox.post(tx, ctx, before.service_id, others, "document")
+            everybody = [m.site for m in document.members]  # its answer says that nothing of ours is there
+            master.outbox.post(tx, ctx, before.service_id, everybody, "document")
             why = {"member": site, "why": posted.refused}
             tx.add_event(here.event("put-off", ctx, before.service_id, before.project_id, **why))
             return True

@@ -93,6 +93,9 @@ class Reconciler:
         current = tx.service(service_id)
         if current is None or current.document.pair != row.document.pair or current.document.tombstone:
             return  # it moved on meanwhile: the next run makes that so
+        me = row.document.member(self.here.name)
+        if me is not None and me.deferred:
+            self.pools.give_back(tx, row.document)
         for connection in tx.connections(service_id):
             if connection.state != "REMOVING":
                 tx.save_connection(connection.model_copy(update={"state": "ACTIVE", "error": None}))
