@@ -7,4 +7,4 @@ for seed in range(n,n+k):
     o=run(seed, Plan(trace=trace)); steps+=o.steps
     if o.violation: bad+=1; print(seed,o.violation, o.steps)
     elif k<5: print(seed, o.steps, o.seconds, o.counts)
-print(steps, steps/(time.time()-t), bad)
+print(steps, bad, round(steps/(time.process_time()), 0), file=sys.stderr)

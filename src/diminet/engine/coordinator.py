@@ -413,7 +413,7 @@ class Coordinator:
 
         await self.here.store.write(decide)
         mine = await self.here.store.read(lambda tx: tx.reservations_of_service(intent.service_id))
-        for rid in {row.rid for row in mine}:
+        for rid in sorted({row.rid for row in mine}):
             await self.reserving.reservations.try_release(rid)
         await self.here.tell_news()
 

@@ -68,7 +68,7 @@ class Outbox:
         by_peer: dict[str, list[OutboxRow]] = defaultdict(list)
         for row in rows:
             by_peer[row.peer].append(row)
-        for peer in by_peer.keys() - self.busy:
+        for peer in sorted(by_peer.keys() - self.busy):
             self.busy.add(peer)
             self.here.later(self._to_peer(peer, by_peer[peer][: self.here.limits.outbox_batch]))
 

@@ -213,7 +213,7 @@ class Reconciler:
             problems = await self._appeared(row.document)
             if problems:
                 found[row.document.service_id] = problems
-        for service_id in found.keys() - self.appeared.keys():
+        for service_id in sorted(found.keys() - self.appeared.keys()):
             await self._tell_appeared(service_id, found[service_id])
         self.appeared = found
 
@@ -280,7 +280,7 @@ class Reconciler:
     async def _sweep(self, strangers: set[str]) -> list[DiminetError]:
         """A data plane of ours without a live service: left over by a crash."""
         refused: list[DiminetError] = []
-        for service_id in strangers:
+        for service_id in sorted(strangers):
             try:
                 await self._sweep_one(service_id)
             except DiminetError as error:

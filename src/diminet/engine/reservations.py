@@ -284,7 +284,7 @@ class Reservations:
     async def release_expired(self) -> None:
         now, most = self.here.clock.now(), self.here.limits.reservation_lifetime
         rows = await self.here.store.read(lambda tx: tx.expired_reservations(now, most=most))
-        await asyncio.gather(*(self.try_release(rid) for rid in {row.rid for row in rows}))
+        await asyncio.gather(*(self.try_release(rid) for rid in sorted({row.rid for row in rows})))
 
     async def try_release(self, rid: str) -> None:
         """What the VIM refuses is tried again at the next turn, and keeps no other from being released."""

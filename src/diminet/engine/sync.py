@@ -90,7 +90,7 @@ class Sync:
         """Begin to ask every site that we share something with; one that is slow delays no other."""
         rows = await self.here.store.read(lambda tx: tx.live_services())
         shared = {m.site for r in rows if r.left is None for m in r.document.members if not m.deferred}
-        for site in shared - {self.here.name} - self.busy:
+        for site in sorted(shared - {self.here.name} - self.busy):
             self.busy.add(site)
             self.here.later(self._exchange(site))
 
