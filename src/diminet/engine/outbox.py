@@ -226,12 +226,14 @@ class Outbox:
         document = row.document
         if document.epoch.site != self.here.number or document.tombstone:
             return
+        # A document that was restored is ACTIVE from the start; its members have yet to say so.
+        active = row.status == ProvisioningStatus.ACTIVE
+        pending = ProvisioningStatus.PENDING_UPDATE if active else row.status
         states = {
-            m.site: m.status if m.pair == document.pair else row.status
-            for m in tx.members(document.service_id)
+            m.site: m.status if m.pair == document.pair else pending for m in tx.members(document.service_id)
         }
-        states[self.here.name] = ProvisioningStatus.ACTIVE if row.applied == document.pair else row.status
-        status = provisioning(document, states, row.status)
+        states[self.here.name] = ProvisioningStatus.ACTIVE if row.applied == document.pair else pending
+        status = provisioning(document, states, pending)
         if status == ProvisioningStatus.ACTIVE and tx.intent(document.service_id) is None:
             tx.save_service(
                 row.model_copy(update={"status": status, "confirmed": document.pair}),

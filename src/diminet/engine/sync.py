@@ -156,7 +156,13 @@ class Sync:
     async def _post(self, row: ServiceRow, site: str, kind: str) -> None:
         document = row.document
         ctx = self._ctx(document.project_id)
-        await self.here.store.write(lambda tx: self.outbox.post(tx, ctx, document.service_id, [site], kind))
+
+        def decide(tx: Tx) -> None:
+            posted = tx.outbox(service_id=document.service_id)
+            if all((o.peer, o.kind) != (site, kind) for o in posted):  # else its refusals are forgotten
+                self.outbox.post(tx, ctx, document.service_id, [site], kind)
+
+        await self.here.store.write(decide)
 
     async def _buried_there(self, site: str, row: ServiceRow | None) -> None:
         """Only the master's tombstone counts; from another site it is a hint to ask the master."""
