@@ -10,6 +10,7 @@ from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
 from diminet.engine.ports import HeldBlock, ServiceRow
+from diminet.messages import BlockGrant, BlockRequest
 from diminet.model import AddressRange, Block, Document, Pair, Target
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class Checks:
         self.partners: dict[str, set[str]] = defaultdict(set)
         self.deleted: set[str] = set()
         self.vnis: dict[int, str] = {}
+        self.granted: dict[tuple[str, str, str, str, int], tuple[Block, ...]] = {}
 
     def fail(self, invariant: str, text: str) -> None:
         self.world.fail(invariant, text)
@@ -103,6 +105,16 @@ class Checks:
         """A create's first message: the service is known by its request from here on."""
         at = message.parts[0].index('"service_id":"') + len('"service_id":"')
         return message.parts[0][at : at + 36]
+
+    def answered(self, message: "Message", answer: str) -> None:
+        """Invariant 1: a numbered request for blocks is answered the same when it is repeated."""
+        if message.kind != "give" or '"blocks":[{' not in answer:
+            return
+        request = BlockRequest.model_validate_json(message.parts[1])
+        key = (message.receiver, message.sender, message.parts[0], request.cidr, request.number)
+        blocks = BlockGrant.model_validate_json(answer).blocks
+        if self.granted.setdefault(key, blocks) != blocks:
+            self.fail("1", f"{message.receiver} gives {message.sender} other blocks on the same request")
 
     # -- commits ---------------------------------------------------------------------------------------
 
@@ -198,7 +210,8 @@ class Checks:
             network = site.vim.networks.get(resource.resource_id)
             if network is not None and network.project_id != document.project_id:
                 self.fail(
-                    "8", f"{document.service_id} of {document.project_id} has a network of {network.project_id}"
+                    "8",
+                    f"{document.service_id} of {document.project_id} has a network of {network.project_id}",
                 )
 
     def _apart(self, site: "Site", document: Document) -> None:
@@ -208,7 +221,8 @@ class Checks:
             sharing = [
                 row.document
                 for row in self.rows[site.name].values()
-                if live(row) and own.resource_id in {r.resource_id for r in row.document.resources_of(site.name)}
+                if live(row)
+                and own.resource_id in {r.resource_id for r in row.document.resources_of(site.name)}
             ]
             if len(sharing) > 1 and any(d.type == "l2" for d in sharing):
                 ids = ", ".join(d.service_id for d in sharing)
@@ -261,7 +275,11 @@ class Checks:
             self.fail("1", f"{site.name} holds {_told_block(block)}, which {block.giver} has not written")
         elif block.version > len(versions) + 1:
             self.fail("1", f"{site.name} writes {_told_block(block)} without the version before")
-        elif versions and versions[-1].owner != site.name and not self._reclaims(site, service_id, versions[-1]):
+        elif (
+            versions
+            and versions[-1].owner != site.name
+            and not self._reclaims(site, service_id, versions[-1])
+        ):
             self.fail("1", f"{site.name} writes {_told_block(block)}, but {versions[-1].owner} owns it")
         versions.append(block)
 

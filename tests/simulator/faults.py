@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from diminet.model import Target
-
 from simulator.forgery import Forger
 from simulator.network import Weather
 
@@ -42,7 +41,7 @@ class Faults:
             "restored": self.restored,
         }
         self.kinds = self._some() if kinds is None else kinds
-        self.pace = self.rng.choice([2.0, 5.0, 10.0, 20.0])
+        self.pace = self.rng.choice([0.5, 1.0, 2.0, 5.0])
         self.open = True
 
     def _some(self) -> frozenset[str]:
@@ -92,7 +91,7 @@ class Faults:
                 self._step(site.name, "starts again")
                 site.start()
 
-        self._later(0.0, self.rng.choice([1.0, 15.0, 60.0]), start)
+        self._later(0.0, self.rng.choice([1.0, 5.0, 30.0]), start)
 
     def crash_at_a_step(self) -> None:
         """Before or behind one of its next steps: each has a moment on either side."""
@@ -101,7 +100,7 @@ class Faults:
             steps = self.rng.randrange(self.rng.choice([6, 60]))
             site.crash_at = (steps, False)
             self._step(site.name, f"will crash in {steps} moments")
-            self._later(20.0, 40.0, lambda: self._surely_up(site))
+            self._later(5.0, 20.0, lambda: self._surely_up(site))
 
     def _surely_up(self, site: "Site") -> None:
         site.crash_at = None
@@ -146,7 +145,7 @@ class Faults:
                 cuts.discard(way)
             self._step("net", f"healed: {told}")
 
-        self._later(0.5, self.rng.choice([3.0, 20.0, 60.0]), heal)
+        self._later(0.5, self.rng.choice([2.0, 10.0, 40.0]), heal)
 
     def _two(self) -> tuple[str, str]:
         one, other = self.rng.sample(list(self.world.sites), 2)
@@ -177,7 +176,7 @@ class Faults:
             self.world.network.slow.pop(site.name, None)
             site.pace = 0.002
 
-        self._later(5.0, 40.0, heal)
+        self._later(2.0, 20.0, heal)
 
     def weather(self) -> None:
         share = [0.0, 0.02, 0.1, 0.3]
@@ -203,7 +202,9 @@ class Faults:
     def vim_changes(self) -> None:
         """Behind our back: the data plane of a service goes, one appears that nobody made, a tenant deletes
         a network or adds a subnet."""
-        self.rng.choice([self._lose_target, self._stranger, self._lose_network, self._new_subnet])(self._site())
+        self.rng.choice([self._lose_target, self._stranger, self._lose_network, self._new_subnet])(
+            self._site()
+        )
 
     def _lose_target(self, site: "Site") -> None:
         if site.vim.targets:
@@ -249,5 +250,3 @@ class Faults:
 
     def forgery(self) -> None:
         self.forger.forge()
-
-

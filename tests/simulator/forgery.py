@@ -1,4 +1,4 @@
-"""A valid peer that lies: messages which its certificate lets in and which must change nothing (invariant 8)."""
+"""A valid peer that lies: messages which must change nothing (invariant 8)."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -8,7 +8,6 @@ from pydantic import BaseModel
 from diminet.logic.blocks import next_version
 from diminet.messages import BlockRequest, Change, Context, DocumentPut, ReserveRequest, Tombstone
 from diminet.model import Document, Entry, Epoch, Initiator, Ticket
-
 from simulator.checks import live
 from simulator.network import Message
 
@@ -23,7 +22,7 @@ class Forger:
 
     def forge(self) -> None:
         """One message of a site to another about a service that it does not master."""
-        liar = self.rng.choice([site for site in self.world.sites.values()])
+        liar = self.rng.choice(list(self.world.sites.values()))
         known = [
             (site, row.document)
             for site in self.world.sites.values()
@@ -69,7 +68,9 @@ class Forger:
         forged = document.model_copy(update={"revision": document.revision + 1, "name": "forged"})
         return "put", [document.service_id, DocumentPut(document=forged)]
 
-    def _own_epoch(self, liar: "Site", victim: "Site", document: Document) -> tuple[str, list[str | BaseModel]]:
+    def _own_epoch(
+        self, liar: "Site", victim: "Site", document: Document
+    ) -> tuple[str, list[str | BaseModel]]:
         """It calls itself the master; only a member can, or the document names no master."""
         members = document.members
         if document.member(liar.name) is None:
@@ -87,7 +88,9 @@ class Forger:
         stolen = [next_version(b, liar.name, liar.name) for b in held if b.owner != liar.name]
         return "put", [document.service_id, DocumentPut(document=document, blocks=tuple(stolen))]
 
-    def _tombstone(self, liar: "Site", victim: "Site", document: Document) -> tuple[str, list[str | BaseModel]]:
+    def _tombstone(
+        self, liar: "Site", victim: "Site", document: Document
+    ) -> tuple[str, list[str | BaseModel]]:
         return "bury", [document.service_id, Tombstone(service_id=document.service_id, document=document)]
 
     def _abort(self, liar: "Site", victim: "Site", document: Document) -> tuple[str, list[str | BaseModel]]:

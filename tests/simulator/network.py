@@ -27,7 +27,6 @@ from diminet.messages import (
     SyncReport,
     Tombstone,
 )
-
 from simulator.loop import Crash
 
 if TYPE_CHECKING:
@@ -167,6 +166,7 @@ class Network:
             world.bug(receiver.name, f"{message.kind} from {message.sender}", error)
             return
         world.count("answer", f"{message.kind} {code}")
+        world.checks.answered(message, answer)
         one_way = (message.receiver, message.sender)
         if message.reply is None or one_way in self.cuts:
             return
@@ -179,7 +179,9 @@ class Network:
         if (message.receiver, message.sender) in self.cuts or message.reply is None:
             return
         self.world.step(
-            "answer", message.sender, lambda: f"{message.kind} #{message.serial} by {message.receiver}: {code}"
+            "answer",
+            message.sender,
+            lambda: f"{message.kind} #{message.serial} by {message.receiver}: {code}",
         )
         if not message.reply.done():
             message.reply.set_result((refused, answer))

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from diminet.engine.ports import ServiceRow
 from diminet.model import Block, Document, ProvisioningStatus
-
 from simulator.checks import live, stage
 from simulator.site import NEW_FIELD
 
@@ -41,7 +40,10 @@ class Quiet:
             yield "5", f"{name} holds {service_id}, which its master {document.master} has not"
             return
         if master.document.pair != document.pair:
-            yield "5", f"{name} holds {document.pair.etag()} of {service_id}, not {master.document.pair.etag()}"
+            yield (
+                "5",
+                f"{name} holds {document.pair.etag()} of {service_id}, not {master.document.pair.etag()}",
+            )
         if name != document.master:
             return
         for member in document.members:
@@ -68,8 +70,9 @@ class Quiet:
             if service_id in self.workload.to_delete:
                 continue
             master = next(iter(self.checks.documents[service_id].values())).master
-            if not live(self.checks.rows[master].get(service_id)):
-                yield "4", f"{service_id}, which was acknowledged, is {stage(self.checks.rows[master].get(service_id))}"
+            row = self.checks.rows[master].get(service_id)
+            if not live(row):
+                yield "4", f"{service_id}, which was acknowledged, is {stage(row)} at its master"
 
     def _nothing_under_way(self, site: "Site") -> Iterator[Complaint]:
         intents, outbox, promises = site.disk.look(
@@ -78,7 +81,10 @@ class Quiet:
         for intent in intents:
             yield "5", f"{intent.operation} of {intent.service_id} does not end at {site.name}"
         for row in outbox:
-            yield "5", f"{row.kind} of {row.service_id} does not reach {row.peer} from {site.name}: {row.refused}"
+            yield (
+                "5",
+                f"{row.kind} of {row.service_id} does not reach {row.peer} from {site.name}: {row.refused}",
+            )
         for promise in promises:
             yield "3", f"a reservation of network {promise.network_id} stays at {site.name}"
 
@@ -124,9 +130,9 @@ class Quiet:
             if network.ours is not None and network_id not in in_service:
                 yield "3", f"network {network_id}, made for {network.ours}, is left at {site.name}"
             birth = self.workload.births[site.name].get(network_id)
-            if birth is not None and network_id not in stretched and network_id not in self.workload.damaged:
-                if self.workload.shapes(site, network_id) != birth:
-                    yield "3", f"network {network_id} of {site.name} is not as it was before"
+            mine = birth is None or network_id in stretched or network_id in self.workload.damaged
+            if not mine and self.workload.shapes(site, network_id) != birth:
+                yield "3", f"network {network_id} of {site.name} is not as it was before"
         for network_id in self.workload.births[site.name].keys() - site.vim.networks.keys():
             if network_id not in self.workload.damaged:
                 yield "3", f"network {network_id} of {site.name} was deleted, which DIMINET has not made"

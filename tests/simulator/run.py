@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import random
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -11,7 +12,6 @@ import structlog
 
 from diminet.engine.instance import Limits
 from diminet.messages import Change
-
 from simulator.checks import live
 from simulator.faults import Faults
 from simulator.quiet import Complaint, Quiet
@@ -25,7 +25,7 @@ PATIENCE_S = 240.0  # virtual: until everything has to be at rest
 class Plan:
     """What is the same for many seeds. steps: of the storm, at least."""
 
-    steps: int = 500
+    steps: int = 1000
     sites: int | None = None
     faults: frozenset[str] | None = None
     trace: Callable[[str], None] | None = None
@@ -46,6 +46,7 @@ def run(seed: int, plan: Plan) -> Outcome:
     count = plan.sites or shape.choice([2, 3, 3, 3, 4, 4, 5])
     limits = Limits(
         reservation_lifetime=shape.choice([12.0, 30.0]),
+        deliver_interval=shape.choice([1.0, 2.0]),
         settle_interval=shape.choice([0.0, 0.5]),
         watermark=shape.choice([1, 4, 8]),
         pool_step=shape.choice([1, 2]),
@@ -54,7 +55,7 @@ def run(seed: int, plan: Plan) -> Outcome:
     world = World(seed, names, limits, trace=plan.trace)
     gc.disable()  # no finaliser in the middle of a run
     try:
-        with _listening(world):
+        with _Listening(world):
             world.loop.run(_whole(world, plan))
             if world.violation is None and not world.ended:
                 world.fail("bug", "nothing more happens, and it is not at its end")
@@ -64,7 +65,7 @@ def run(seed: int, plan: Plan) -> Outcome:
     return Outcome(seed, world.violation, world.steps, world.loop.time(), world.counts)
 
 
-class _listening:
+class _Listening:
     """Bugs that production code only logs are failures here."""
 
     def __init__(self, world: World) -> None:
@@ -80,8 +81,6 @@ class _listening:
         if method in ("error", "exception") and event["event"] == "bug":
             error = event.get("exc_info")
             if error is True:
-                import sys
-
                 error = sys.exc_info()[1]
             self.world.bug("background", str(event.get("work", "")), error)  # type: ignore[arg-type]
         raise structlog.DropEvent

@@ -16,7 +16,6 @@ from diminet.engine.ports import Tx
 from diminet.errors import SiteRefused, SiteUnreachable, StorageUnavailable
 from diminet.logic.types import TYPES
 from diminet.messages import Context
-
 from simulator.disk import Disk, Recorder
 from simulator.loop import LIFE, Crash, Life
 from simulator.network import Link
@@ -210,7 +209,9 @@ class _Store:
 
 def _told(done: Recorder) -> str:
     rows = [
-        f"{r[:8]} forgotten" if isinstance(r, str) else f"{r.document.service_id[:8]} {r.status} "
+        f"{r[:8]} forgotten"
+        if isinstance(r, str)
+        else f"{r.document.service_id[:8]} {r.status} "
         f"{r.document.pair.etag()}{' tombstone' if r.document.tombstone else ''}"
         f"{'' if r.left is None else ' left'}{' applied' if r.applied == r.document.pair else ''}"
         for r in done.rows
@@ -244,9 +245,10 @@ class _South:
         if fault:
             site.world.count("fault", f"vim {fault}")
             site.world.step("fault", site.name, lambda: f"vim {name} {fault}")
-        if fault == "before":
+        # A refusal to shape a subnet would be about its gateway: then it is put back without one, and told.
+        if fault == "before" and name != "shape_subnet":
             raise SiteRefused("the simulated VIM refuses")
-        if fault == "away":
+        if fault in ("before", "away"):
             raise SiteUnreachable("the simulated VIM does not answer", sites=[site.name])
         if name in READS:
             return await getattr(site.vim, name)(*arguments)

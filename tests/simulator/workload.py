@@ -8,7 +8,6 @@ from diminet.engine.ports import ServiceFilter, ServiceRow
 from diminet.errors import DiminetError, NotFound, ResourceBusy
 from diminet.messages import Caller, Change, Context, CreateRequest
 from diminet.model import Entry, Initiator, ProvisioningStatus, SubnetShape
-
 from simulator.checks import live
 from simulator.loop import Crash
 
@@ -122,7 +121,9 @@ class Workload:
 
     # -- requests --------------------------------------------------------------------------------------
 
-    def _ask(self, site: "Site", what: str, sites: list[str], work: Any, service_id: str | None = None) -> None:
+    def _ask(
+        self, site: "Site", what: str, sites: list[str], work: Any, service_id: str | None = None
+    ) -> None:
         """Run a request at a site; it ends with the instance if that crashes."""
         ctx = self.context(site)
         self.world.checks.named(ctx.request_id, sites, service_id)
@@ -311,12 +312,28 @@ class Workload:
                 self._ask(site, "boot", [], lambda ctx: self._boot(site, network_id))
 
     async def _boot(self, site: "Site", network_id: str) -> None:
+        before = self._spare(site, network_id)
         try:
             await site.vim.boot(network_id)
         except RuntimeError:
+            spare = before & self._spare(site, network_id)
+            if spare:
+                self.world.fail(
+                    "7", f"{site.name} gives out no address although {spare} are its own and spare"
+                )
             raise ResourceBusy("no address") from None
         except KeyError:
             raise NotFound("the network has gone meanwhile") from None
+
+    def _spare(self, site: "Site", network_id: str) -> set[str]:
+        """Blocks of the site, not in its pool, of the service that the network is in."""
+        found = site.disk.look(lambda tx: tx.services_of_network(site.name, network_id))
+        return {
+            f"{h.block.cidr} {h.block.index} v{h.block.version}"
+            for row in found
+            for h in site.disk.look(lambda tx, i=row.document.service_id: tx.blocks(i))
+            if h.block.owner == site.name and not h.pooled
+        }
 
     def unboot(self) -> None:
         rows = [(s, n, ip) for s in self._up() for n, ports in s.vim.port_rows.items() for ip in ports]

@@ -7,7 +7,6 @@ from contextvars import Context
 from dataclasses import dataclass, field
 
 from diminet.engine.instance import Limits
-
 from simulator.checks import Checks
 from simulator.loop import LIFE, VirtualLoop
 from simulator.network import Network
