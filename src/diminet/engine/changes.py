@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from diminet.engine.coordinator import Coordinator
 from diminet.engine.instance import Instance
 from diminet.engine.pools import Pools
-from diminet.engine.ports import IntentRow, OutboxRow, Tx
+from diminet.engine.ports import IntentRow, Tx
 from diminet.errors import (
     DiminetError,
     InvalidRequest,
@@ -24,7 +24,7 @@ from diminet.errors import (
 from diminet.logic.blocks import in_use
 from diminet.logic.service_type import Decision, Draft
 from diminet.messages import Change, ChangeAnswer, Context, Reservation
-from diminet.model import Document, Entry, Member, ProvisioningStatus
+from diminet.model import Document, Entry, Member
 
 KEPT = ("name", "description", "tags", "on_unreachable")
 
@@ -266,43 +266,6 @@ class Changes:
             return ChangeAnswer(document=row.document if row else None, waiting=tuple(waiting))
 
         return await self.here.store.read(look)
-
-    async def put_off(self, ctx: Context, before: Document, posted: OutboxRow) -> None:
-        """A member that refuses its first document of a `defer` service becomes a deferred one, with
-        what it was to join: it is asked to reserve again, as any other that was away."""
-        here, site, master = self.here, posted.peer, self.coordinator
-        old = before.member(site)
-        if before.tombstone or old is None or old.deferred or before.on_unreachable != "defer":
-            return
-        wanted = tuple(
-            Entry(site=site, resource_id=None if r.made else r.resource_id) for r in before.resources_of(site)
-        )
-        waiting = old.model_copy(update={"deferred": True, "rid": None, "wanted": wanted})
-        document = before.model_copy(
-            update={
-                "revision": before.revision + 1,
-                "members": tuple(waiting if m.site == site else m for m in before.members),
-                "resources": tuple(r for r in before.resources if r.site != site),
-                "updated_at": here.clock.now(),
-            }
-        )
-
-        def decide(tx: Tx) -> bool:
-            known = next((m for m in tx.members(before.service_id) if m.site == site), None)
-            if known is not None and known.pair is not None:
-                return False  # it has an older one, which stands
-            if tx.intent(before.service_id) is not None or before.service_id in master.running:
-                return False
-            tx.unpost(posted)
-            master.participant.accept(tx, ctx, document, (), ProvisioningStatus.ACTIVE)
-            others = [m.site for m in document.members if not m.deferred]
-            master.outbox.post(tx, ctx, before.service_id, others, "document")
-            why = {"member": site, "why": posted.refused}
-            tx.add_event(here.event("put-off", ctx, before.service_id, before.project_id, **why))
-            return True
-
-        if await here.store.write(decide):
-            await master.participant.reconciler.realise(before.service_id)
 
     # -- deferred sites ------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from diminet.engine.participant import Participant
 from diminet.engine.pools import Pools
 from diminet.engine.ports import ServiceRow, Tx
 from diminet.engine.reconciler import Reconciler
+from diminet.engine.refusals import Refusals
 from diminet.engine.requests import Requests
 from diminet.engine.reservations import Reservations
 from diminet.engine.reserving import Reserving
@@ -70,6 +71,7 @@ class Engine:
         self.leads_until = 0.0
         views = Views(here, self.reconciler)
         self.resuming = Resuming(here, self.coordinator)
+        self.refusals = Refusals(here, self.coordinator)
         self.requests = Requests(
             here, self.coordinator, self.changes, self.outbox, self.pools, views, self.resuming
         )
@@ -159,7 +161,7 @@ class Engine:
             (limits.reconcile_interval, self._grow),
             (limits.reconcile_interval, self._tidy),
             (limits.sync_interval, self.sync_.round),
-            (limits.sync_interval, self.sync_.defer_refused),
+            (limits.sync_interval, self.refusals.settle),
             (limits.sync_interval, self.sync_.complete_deferred),
         ]
         try:

@@ -98,15 +98,15 @@ class Outbox:
         except ServiceNotFound:
             await self.here.store.write(lambda tx: self._unknown_there(tx, row))
         except DiminetError as error:
-            refused = error.message if isinstance(error, Conflict | NotAuthorised | InvalidRequest) else ""
-            await self.here.store.write(lambda tx: self._later(tx, row, refused))
+            refusal = error if isinstance(error, Conflict | NotAuthorised | InvalidRequest) else None
+            await self.here.store.write(lambda tx: self._later(tx, row, refusal))
             return error
         return None
 
-    def _later(self, tx: Tx, row: OutboxRow, refused: str = "") -> None:
-        if tx.intent(row.service_id) is None:  # what is being changed is refused by ourselves
-            refusals = row.refusals + 1 if refused else row.refusals
-            row = row.model_copy(update={"refusals": refusals, "refused": refused or row.refused})
+    def _later(self, tx: Tx, row: OutboxRow, refusal: DiminetError | None = None) -> None:
+        if refusal and tx.intent(row.service_id) is None:  # what is being changed is refused by ourselves
+            told = {"refused": refusal.message, "code": refusal.code, "networks": refusal.networks}
+            row = row.model_copy(update={"refusals": row.refusals + 1, **told})
         limits = self.here.limits
         wait = back_off(row.attempts, limits.backoff_first, limits.backoff_most, self.here.clock.random())
         tx.post(

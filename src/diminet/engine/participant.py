@@ -59,7 +59,8 @@ class Participant:
         if verdict is Verdict.ASK_MASTER:
             put = await self._from_master(ctx, put.document)
             verdict = await self.here.store.write(lambda tx: self._take(tx, ctx, put, confirmed=True))
-        self._refuse(verdict, put.document)
+        if verdict is Verdict.BURIED:
+            raise ServiceNotFound(f"service {service_id} is deleted", sites=[self.here.name])
         if verdict is Verdict.NOT_CONCERNED:
             await self._no_longer_promised(put.document)
         if verdict is not Verdict.NOT_CONCERNED:
@@ -97,16 +98,6 @@ class Participant:
                 f"site {document.master} is not number {document.epoch.site} in the directory"
             )
 
-    def _refuse(self, verdict: Verdict, document: Document) -> None:
-        if verdict is Verdict.BURIED:
-            raise ServiceNotFound(f"service {document.service_id} is deleted", sites=[self.here.name])
-        if verdict is Verdict.UNAUTHORISED:
-            raise ResourceBusy(
-                f"site {self.here.name} no longer keeps its networks for this service; try again",
-                sites=[self.here.name],
-                retry_after=1.0,
-            )
-
     def _take(self, tx: Tx, ctx: Context, put: DocumentPut, *, confirmed: bool) -> Verdict:
         here, document = self.here, put.document
         row = tx.service(document.service_id)
@@ -124,15 +115,25 @@ class Participant:
             )
         promises = self._live(tx, document)
         ids = {r.resource_id for r in document.resources_of(here.name)}
+        reserved = {p.network_id for p in promises}
+        authorised = {i for i in ids if tx.authorised(document.service_id, i, document.project_id)}
         verdict = judge(
             held,
             row.left if row else None,
             document,
             here.name,
-            reserved={p.network_id for p in promises},
-            authorised={i for i in ids if tx.authorised(document.service_id, i, document.project_id)},
+            reserved=reserved,
+            authorised=authorised,
             confirmed=confirmed,
         )
+        if verdict is Verdict.UNAUTHORISED:
+            known = {r.resource_id for r in held.resources_of(here.name)} if held else set()
+            raise ResourceBusy(
+                f"site {here.name} no longer keeps its networks for this service; try again",
+                sites=[here.name],
+                retry_after=1.0,
+                networks=sorted(ids - reserved - authorised - known),
+            )
         if verdict is Verdict.STORE:
             self.accept(tx, ctx, document, put.blocks)
         elif verdict is Verdict.LEAVE and row is not None and row.left is None:

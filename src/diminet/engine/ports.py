@@ -242,7 +242,8 @@ class OutboxRow(Model):
     """Something that must still reach a site. One row per (peer, service_id, kind, rid).
 
     kind: `document` (the current one), `tombstone`, `abort` (of `rid`), `delete` (a user's wish, to
-    the master). refusals: how often the peer has said no; refused: what it said last.
+    the master). refusals: how often the peer has said no; refused, code: what it said last; networks:
+    of its own, that cannot be in the service.
     """
 
     peer: str
@@ -253,6 +254,8 @@ class OutboxRow(Model):
     attempts: int = 0
     refusals: int = 0
     refused: str = ""
+    code: str = ""
+    networks: tuple[str, ...] = ()
     next_at: float
     request_id: str
     initiator: Initiator

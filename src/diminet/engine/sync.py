@@ -14,7 +14,7 @@ from diminet.engine.instance import Instance
 from diminet.engine.outbox import Outbox
 from diminet.engine.participant import Participant
 from diminet.engine.pools import Pools
-from diminet.engine.ports import HeldBlock, MemberRow, OutboxRow, PeerRow, ServiceRow, Tx
+from diminet.engine.ports import HeldBlock, MemberRow, PeerRow, ServiceRow, Tx
 from diminet.errors import DiminetError, ServiceNotFound, Unavailable
 from diminet.logic import blocks as block_logic
 from diminet.messages import Context, DocumentPut, SyncEntry, SyncReport, Tombstone
@@ -280,19 +280,3 @@ class Sync:
 
         found = await asyncio.gather(*(answers(site) for site in sites))
         return {site for site, there in zip(sites, found, strict=True) if there}
-
-    async def defer_refused(self) -> None:
-        """A member of a `defer` service that was away when its document went out and no longer keeps
-        its networks for it, refuses that document for good: it is put off and asked anew."""
-        most = self.here.limits.refusals
-
-        def look(tx: Tx) -> list[tuple[ServiceRow, OutboxRow]]:
-            refused = [o for o in tx.outbox() if o.kind == "document" and o.refusals >= most]
-            found = [(tx.service(o.service_id), o) for o in refused]
-            return [(row, o) for row, o in found if row is not None]
-
-        for row, posted in await self.here.store.read(look):
-            try:
-                await self.changes.put_off(self._for(row.document), row.document, posted)
-            except DiminetError:
-                continue  # being changed: at the next interval
