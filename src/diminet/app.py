@@ -238,6 +238,7 @@ def limits(settings: Settings) -> Limits:
         lease_lifetime=given.lease_lifetime,
         backoff_first=given.outbox_backoff_first,
         backoff_most=given.outbox_backoff_most,
+        refusal_backoff_most=given.refusal_backoff_most,
         vni_k_first=settings.identifiers.vni_k_first,
         vni_k_last=settings.identifiers.vni_k_last,
         settle_interval=given.settle_interval,

@@ -169,6 +169,11 @@ class LimitSettings(Section):
     outbox_backoff_most: Seconds = Field(
         10.0, description="seconds that it never exceeds; at most sync_interval"
     )
+    refusal_backoff_most: Seconds = Field(
+        300.0,
+        description="seconds between questions to a deferred site that refuses, at most; at first "
+        "sync_interval, then doubled",
+    )
     request_timeout: Seconds = Field(10.0, description="seconds for a user's request, undo included")
     undo_share: float = Field(
         0.25, gt=0, lt=1, description="part of request_timeout that is kept for undoing a failed request"
@@ -247,6 +252,8 @@ class LimitSettings(Section):
     def _times_fit(self) -> Self:
         if self.outbox_backoff_most > self.sync_interval:
             raise ValueError("outbox_backoff_most exceeds sync_interval: lower it")
+        if self.refusal_backoff_most < self.sync_interval:
+            raise ValueError("refusal_backoff_most is below sync_interval: raise it")
         if self.outbox_backoff_first > self.outbox_backoff_most:
             raise ValueError("outbox_backoff_first exceeds outbox_backoff_most: lower it")
         if self.reservation_lifetime <= self.request_timeout:

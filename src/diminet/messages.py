@@ -197,14 +197,15 @@ class ChangeAnswer(Wire):
 class SyncEntry(Wire):
     """One shared service in the periodic exchange. digest: of all block versions known.
 
-    spare: per CIDR, how many blocks the answering site could give. confirmed: the master's word
-    that every member is active at that pair.
+    spare: per CIDR, how many blocks the answering site could give. confirmed, fault: the master's word
+    that every member is active at that pair, and on what went wrong with the service.
     """
 
     service_id: str
     pair: Pair
     tombstone: bool = False
     confirmed: bool = False
+    fault: dict[str, Any] | None = None
     provisioning_status: ProvisioningStatus
     operating_status: OperatingStatus
     digest: str = ""

@@ -34,6 +34,7 @@ class Limits:
     refusals: int = 3
     backoff_first: float = 0.5
     backoff_most: float = 10.0
+    refusal_backoff_most: float = 300.0
     confirm_delay: float = 0.3
     settle_interval: float = 0.0
     revoked_ttl: float = 86400.0

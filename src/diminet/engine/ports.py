@@ -159,13 +159,21 @@ class PoolKeeper(Protocol):
 # -- rows of the store -----------------------------------------------------------------------------
 
 
+class Refusal(Model):
+    """Of a deferred site that answers and says no: what it said last, how often, when it is asked again."""
+
+    message: str
+    attempts: int
+    next_at: float
+
+
 class ServiceRow(Model):
     """A service at this site. document None: only intended or reserved so far is not a row; a row
     always has a document, a tombstone's included.
 
     applied: pair that this site has realised. confirmed: pair of which the master said that every
     member is active. left: join number with which this site left, durably. settled: a tombstone whose
-    local clean-up is done.
+    local clean-up is done. refusals: at the master, of deferred sites; until the document changes.
     """
 
     document: Document
@@ -175,6 +183,7 @@ class ServiceRow(Model):
     left: int | None = None
     settled: bool = False
     fault: dict[str, Any] | None = None
+    refusals: dict[str, Refusal] = {}
     warnings: tuple[str, ...] = ()
     created_at: float
     updated_at: float

@@ -9,7 +9,15 @@ from collections.abc import Mapping, Sequence
 
 from diminet.engine.instance import Instance
 from diminet.engine.reservations import Reservations
-from diminet.errors import DiminetError, ResourceBusy, SiteUnreachable
+from diminet.errors import (
+    DiminetError,
+    ResourceBusy,
+    RevisionConflict,
+    ServiceNotFound,
+    SiteUnreachable,
+    TooManyRequests,
+    Unavailable,
+)
 from diminet.logic.lifecycle import after_busy
 from diminet.messages import Context, Reservation, ReserveRequest
 
@@ -82,6 +90,13 @@ class Reserving:
                 return
 
         await asyncio.gather(*(one(site, promise) for site, promise in got.items()))
+
+
+def for_good(error: DiminetError) -> bool:
+    """Whether asking again in a moment would be told the same."""
+    passing = (Unavailable, TooManyRequests, RevisionConflict, ServiceNotFound)
+    busy = isinstance(error, ResourceBusy) and (error.ticket or error.retry_after)
+    return not (busy or isinstance(error, passing))
 
 
 def worst(errors: Sequence[DiminetError]) -> DiminetError:

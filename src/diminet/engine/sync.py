@@ -3,7 +3,6 @@
 What is behind here is fetched, from the master; what is behind there is posted, if we are the master.
 """
 
-import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -74,6 +73,7 @@ class Sync:
             pair=row.document.pair,
             tombstone=row.document.tombstone,
             confirmed=row.confirmed == row.document.pair,
+            fault=row.fault,
             provisioning_status=state.provisioning_status,
             operating_status=state.operating_status,
             digest=block_logic.digest(h.block for h in held),
@@ -215,6 +215,8 @@ class Sync:
             )
         )
         update: dict[str, object] = {"synced_at": self.here.clock.now()}
+        if site == row.document.master:
+            update["fault"] = entry.fault
         if site == row.document.master and entry.confirmed and row.applied == entry.pair:
             update |= {"confirmed": entry.pair, "status": ProvisioningStatus.ACTIVE}
         row = row.model_copy(update=update)
@@ -244,17 +246,19 @@ class Sync:
     # -- deferred sites --------------------------------------------------------------------------------
 
     async def complete_deferred(self) -> None:
-        """Services of which a site was away at creation: take it in once it answers."""
+        """Services of which a site was away at creation: take it in once it answers; one that refuses
+        is asked ever more seldom."""
+        now = self.here.clock.now()
         rows = await self.here.store.read(self._incomplete)
-        away = {m.site for row in rows for m in row.document.members if m.deferred}
-        back = await self._back(sorted(away))
-        for document in (row.document for row in rows):
-            if not back & {m.site for m in document.members if m.deferred}:
-                continue
+        due = {row.document.service_id: self._due(row, now) for row in rows}
+        back = await self.changes.back({site for sites in due.values() for site in sites})
+        for row in rows:
+            sites = due[row.document.service_id] & back
             try:
-                await self.changes.complete_deferred(self._for(document), document)
+                if sites:
+                    await self.changes.complete(self._for(row.document), row, sites)
             except DiminetError:
-                continue  # told by an event; asked again at the next interval
+                continue  # told by an event and the fault; asked again later
 
     def _incomplete(self, tx: Tx) -> list[ServiceRow]:
         return [
@@ -265,18 +269,10 @@ class Sync:
             and any(m.deferred for m in row.document.members)
         ]
 
+    @staticmethod
+    def _due(row: ServiceRow, now: float) -> set[str]:
+        later = {site for site, refusal in row.refusals.items() if refusal.next_at > now}
+        return {m.site for m in row.document.members if m.deferred} - later
+
     def _for(self, document: Document) -> Context:
         return self._ctx(document.project_id).model_copy(update={"initiator": document.initiator})
-
-    async def _back(self, sites: Sequence[str]) -> set[str]:
-        """Those of the sites that answer; each is asked once, side by side."""
-
-        async def answers(site: str) -> bool:
-            try:
-                await self.here.peers.at(site).hello(self._ctx("diminet"))
-            except DiminetError:
-                return False
-            return True
-
-        found = await asyncio.gather(*(answers(site) for site in sites))
-        return {site for site, there in zip(sites, found, strict=True) if there}

@@ -41,7 +41,7 @@ class Views:
         document = row.document
         states = {m.site: self._operating(row, m, known.get(m.site)) for m in document.members}
         resources = [await self._resource(row, r, known, states, held) for r in document.resources]
-        resources += [v for m in document.members if m.deferred for v in self._missing(m)]
+        resources += [v for m in document.members if m.deferred for v in self._missing(row, m)]
         capabilities = await self.here.south.capabilities() if in_full else None
         warnings = [*row.warnings, *self.reconciler.problems(service_id)]
         if capabilities is not None and not capabilities.data_plane:
@@ -76,14 +76,16 @@ class Views:
             return OperatingStatus.OFFLINE
         return OperatingStatus(known.operating)
 
-    def _missing(self, member: Member) -> list[ResourceView]:
+    def _missing(self, row: ServiceRow, member: Member) -> list[ResourceView]:
         """Entries of a deferred site: not made yet."""
+        refusal = row.refusals.get(member.site)
         return [
             ResourceView(
                 resource=Resource(site=e.site, resource_id=e.resource_id or ""),
                 provisioning_status=ProvisioningStatus.PENDING_CREATE,
                 operating_status=OperatingStatus.OFFLINE,
                 seen_at=None,
+                fault=refusal.message if refusal else None,
             )
             for e in member.wanted
         ]
