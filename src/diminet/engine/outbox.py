@@ -135,7 +135,9 @@ class Outbox:
                 return
             stone = Tombstone(service_id=row.service_id, document=held.document if held else None)
             answer = await peer.bury(ctx, row.service_id, stone)
-            await here.store.write(lambda tx: self._buried(tx, ctx, row, answer))
+            listed = {site.name for site in await here.directory.sites()}
+            also = [site for site in answer.also if site in listed and site != here.name]
+            await here.store.write(lambda tx: self._buried(tx, ctx, row, answer, also))
         else:
             put = await here.store.read(lambda tx: self._for(tx, row))
             if put is None:
@@ -161,7 +163,15 @@ class Outbox:
             return None
         return DocumentPut(document=row.document, blocks=tuple(h.block for h in tx.blocks(service_id)))
 
-    def _buried(self, tx: Tx, ctx: Context, row: OutboxRow, answer: Acknowledgement) -> None:
+    def _buried(
+        self, tx: Tx, ctx: Context, row: OutboxRow, answer: Acknowledgement, also: Sequence[str]
+    ) -> None:
+        """also: sites that only the receiver knew of; they are told, too, and waited for."""
+        if tx.service(row.service_id) is not None:
+            new = sorted(set(also) - {m.site for m in tx.members(row.service_id)})
+            for site in new:
+                tx.save_member(MemberRow(service_id=row.service_id, site=site))
+            self.post(tx, ctx, row.service_id, new, "tombstone")
         if not answer.clean:
             self._later(tx, row)
             return

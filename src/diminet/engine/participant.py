@@ -290,9 +290,20 @@ class Participant:
             await self.reservations.release(rid)
         await self.reconciler.realise(service_id)
         await self.here.tell_news()
-        row = await self.here.store.read(lambda tx: tx.service(service_id))
-        clean = row is None or row.applied == row.document.pair
-        return Acknowledgement(site=self.here.name, clean=clean, warnings=row.warnings if row else ())
+
+        def look(tx: Tx) -> tuple[ServiceRow | None, list[MemberRow]]:
+            return tx.service(service_id), tx.members(service_id)
+
+        row, known = await self.here.store.read(look)
+        if row is None:
+            return Acknowledgement(site=self.here.name, clean=True)
+        told = {m.site for m in row.document.members} | {self.here.name}
+        return Acknowledgement(
+            site=self.here.name,
+            clean=row.applied == row.document.pair,
+            warnings=row.warnings,
+            also=tuple(m.site for m in known if m.site not in told),
+        )
 
     def entomb(self, tx: Tx, ctx: Context, service_id: str, tombstone: Tombstone) -> None:
         row = tx.service(service_id)
@@ -319,6 +330,10 @@ class Participant:
             }
         )
         tx.save_service(buried, expect=row.document.pair)
+        known = {m.site for m in tx.members(service_id)} | {m.site for m in document.members}
+        for member in row.document.members:  # whom the sender may not know of: told in every answer
+            if member.site not in known:
+                tx.save_member(MemberRow(service_id=service_id, site=member.site))
         tx.add_event(self.here.event("deleted", ctx, service_id, document.project_id))
 
     # -- answering -------------------------------------------------------------------------------
