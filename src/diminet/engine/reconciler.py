@@ -144,11 +144,12 @@ class Reconciler:
     async def _shape_back(self, network_id: str, shape: SubnetShape) -> list[str]:
         """Without the gateway if the site refuses it: a tenant's port has its address by now."""
         try:
-            await self.here.south.shape_subnet(network_id, shape)
+            await self.here.south.shape_subnet(network_id, shape, make=False)
         except SiteRefused as refusal:
             if shape.gateway_ip is None:
                 raise
-            await self.here.south.shape_subnet(network_id, shape.model_copy(update={"gateway_ip": None}))
+            without = shape.model_copy(update={"gateway_ip": None})
+            await self.here.south.shape_subnet(network_id, without, make=False)
             return [
                 f"gateway {shape.gateway_ip} of network {network_id} of site {self.here.name} could not be "
                 f"put back, set one yourself: {refusal.message}"

@@ -263,7 +263,7 @@ class Reservations:
                 if row.made:
                     await here.south.drop_network(network_id)
                 for shape in row.original:
-                    await here.south.shape_subnet(network_id, shape)
+                    await here.south.shape_subnet(network_id, shape, make=False)
         except NetworkNotFound:
             return  # the tenant has deleted it meanwhile: nothing to put back
 
