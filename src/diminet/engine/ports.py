@@ -127,7 +127,8 @@ class South(Protocol):
 
     async def shape_subnet(self, network_id: str, shape: SubnetShape, *, make: bool = True) -> None:
         """The subnet with that CIDR exists with that gateway and those pools. One that is missing is
-        made, or (make False: to put back what was) left missing: its owner has deleted it. Pools are exclusive: the VIM gives out no address outside them from when this returns."""
+        made, or (make False: to put back what was) left missing: its owner has deleted it. Pools are
+        exclusive: the VIM gives out no address outside them from when this returns."""
 
     async def drop_network(self, network_id: str) -> bool:
         """Delete a network that we made; False if a tenant's port is on it: then it loses our mark
