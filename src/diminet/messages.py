@@ -185,9 +185,11 @@ class Change(Wire):
 
 
 class ChangeAnswer(Wire):
-    """document: as it stands after the change (None: gone). waiting: sites not reached yet."""
+    """document: as it stands after the change (None: gone). waiting: sites not reached yet. confirmed:
+    the master's word that every member is active at that pair."""
 
     document: Document | None
+    confirmed: bool = False
     waiting: tuple[str, ...] = ()
 
 

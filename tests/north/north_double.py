@@ -57,7 +57,6 @@ class RequestsDouble:
     def __init__(self):
         self.services, self.log, self.calls, self.audit = {}, [], [], []
         self.fails, self.waiting, self.keys, self.slow = {}, (), {}, False
-        self.forgets = False
         self.news = asyncio.Condition()
 
     def _called(self, name, caller, *more):
@@ -182,9 +181,6 @@ class RequestsDouble:
                 gone = view.model_copy(update={"provisioning_status": ProvisioningStatus.PENDING_DELETE})
                 self.services[service_id] = gone
                 return gone, self.waiting
-            del self.services[service_id]
-            return None, ()
-        if self.forgets:
             del self.services[service_id]
             return None, ()
         fields = {

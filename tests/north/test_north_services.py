@@ -316,16 +316,6 @@ def test_removing_a_site_that_cannot_be_reached_is_202_and_names_it(north):
     assert (reply.status, reply.service["waiting"]) == (202, ["lyon"])
 
 
-def test_the_site_that_has_left_answers_with_what_it_knew(north):
-    service = north.create()
-    north.requests.forgets = True
-    reply = north.ask("DELETE", path(service, "resources", "paris"))
-    assert reply.status == 200
-    assert [r["site"] for r in reply.service["resources"]] == ["lyon"]
-    assert "left the service" in reply.service["warnings"][-1]
-    assert north.ask("GET", path(service)).status == 404
-
-
 @pytest.mark.parametrize("site", ["-x", "a" * 64, "%20", "a%00"])
 def test_a_site_that_cannot_be_one_is_404(north, site):
     reply = north.ask("DELETE", path(north.create(), "resources", site))

@@ -284,7 +284,10 @@ class Changes:
         def look(tx: Tx) -> ChangeAnswer:
             row = tx.service(service_id)
             waiting = sorted({o.peer for o in tx.outbox(service_id=service_id)})
-            return ChangeAnswer(document=row.document if row else None, waiting=tuple(waiting))
+            confirmed = row is not None and row.confirmed == row.document.pair
+            return ChangeAnswer(
+                document=row.document if row else None, confirmed=confirmed, waiting=tuple(waiting)
+            )
 
         return await self.here.store.read(look)
 

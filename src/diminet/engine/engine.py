@@ -73,7 +73,14 @@ class Engine:
         self.resuming = Resuming(here, self.coordinator)
         self.refusals = Refusals(here, self.coordinator)
         self.requests = Requests(
-            here, self.coordinator, self.changes, self.outbox, self.pools, views, self.resuming
+            here,
+            self.coordinator,
+            self.participant,
+            self.changes,
+            self.outbox,
+            self.pools,
+            views,
+            self.resuming,
         )
 
     # -- Horizontal ----------------------------------------------------------------------------------
@@ -95,7 +102,7 @@ class Engine:
     async def put(self, ctx: Context, service_id: str, put: DocumentPut) -> MemberState:
         state = await self._audited("put", ctx, service_id, self.participant.put(ctx, service_id, put))
         if put.document.member(self.here.name) is not None:
-            self.here.later(self._confirm_soon(service_id, put.document.master))
+            self.here.later(self._confirm_soon(ctx, service_id))
         return state
 
     async def bury(self, ctx: Context, service_id: str, tombstone: Tombstone) -> Acknowledgement:
@@ -132,16 +139,21 @@ class Engine:
             await self.here.store.write(lambda tx: tx.add_event(event))
             raise
 
-    async def _confirm_soon(self, service_id: str, master: str) -> None:
-        """Learn the master's word that all are active ahead of the interval: one exchange, whatever
-        number of services waits for it."""
-        wait = self.here.limits.confirm_delay
+    async def _confirm_soon(self, put: Context, service_id: str) -> None:
+        """Learn the master's word that all are active ahead of the interval."""
+        here, wait = self.here, self.here.limits.confirm_delay
         for _ in range(5):
-            await self.here.clock.sleep(wait)
-            row = await self.here.store.read(lambda tx: tx.service(service_id))
-            if row is None or row.document.tombstone or row.confirmed == row.document.pair:
-                return
-            await self.sync_.with_peer(master)
+            await here.clock.sleep(wait)
+            ctx = Context(
+                request_id=f"req-{here.clock.uuid()}",
+                initiator=put.initiator,
+                deadline=here.clock.now() + here.limits.request_timeout,
+            )
+            try:
+                if await self.participant.ask_whether_confirmed(ctx, service_id):
+                    return
+            except Unavailable:
+                return  # heard at the interval
             wait *= 2
 
     # -- background ------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ from diminet.model import (
     Connection,
     Document,
     OperatingStatus,
+    Pair,
     ProvisioningStatus,
 )
 
@@ -279,6 +280,48 @@ class Participant:
         applied = document.pair if row.applied == row.document.pair else None
         update = {"document": document, "applied": applied}
         tx.save_service(row.model_copy(update=update), expect=row.document.pair)
+
+    # -- the master's word that all are active -----------------------------------------------------
+
+    @staticmethod
+    def confirm(tx: Tx, service_id: str, pair: Pair) -> None:
+        """The master has said that every member is active at that pair."""
+        row = tx.service(service_id)
+        if row is None or row.document.tombstone or row.left is not None:
+            return
+        if row.document.pair == pair == row.applied and row.confirmed != pair:
+            update = {"confirmed": pair, "status": ProvisioningStatus.ACTIVE}
+            tx.save_service(row.model_copy(update=update), expect=pair)
+
+    async def ask_whether_confirmed(self, ctx: Context, service_id: str) -> bool:
+        """Of the master, about this service alone. True when there is nothing (more) to ask."""
+        here = self.here
+        row = await here.store.read(lambda tx: tx.service(service_id))
+        if row is None or row.document.tombstone or row.left is not None:
+            return True
+        document = row.document
+        if row.confirmed == document.pair or document.master == here.name:
+            return True
+        snapshot = await here.peers.at(document.master).snapshot(ctx, service_id)
+        state = snapshot.state
+        if snapshot.document is None or state is None or not snapshot.confirmed:
+            return False
+        pair = snapshot.document.pair
+        master = MemberRow(
+            service_id=service_id,
+            site=document.master,
+            pair=state.pair,
+            status=state.provisioning_status,
+            operating=state.operating_status.value,
+            seen_at=here.clock.now(),
+        )
+
+        def decide(tx: Tx) -> None:
+            self.confirm(tx, service_id, pair)
+            tx.save_member(master)
+
+        await here.store.write(decide)
+        return pair == document.pair
 
     # -- deletion --------------------------------------------------------------------------------
 

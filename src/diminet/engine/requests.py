@@ -1,12 +1,14 @@
 """What a user may ask of this instance: done here if we are the master, else handed to it."""
 
 from collections.abc import Coroutine, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from diminet.engine.changes import Changes
 from diminet.engine.coordinator import Coordinator
 from diminet.engine.instance import Instance
 from diminet.engine.outbox import Outbox
+from diminet.engine.participant import Participant
 from diminet.engine.pools import Pools
 from diminet.engine.ports import ServiceFilter, ServiceRow, Tx
 from diminet.engine.resuming import Resuming
@@ -21,6 +23,7 @@ from diminet.errors import (
     ResourceBusy,
     ServiceNotFound,
     SiteUnreachable,
+    Unavailable,
 )
 from diminet.messages import (
     Caller,
@@ -47,6 +50,7 @@ class Requests:
         self,
         here: Instance,
         coordinator: Coordinator,
+        participant: Participant,
         changes: Changes,
         outbox: Outbox,
         pools: Pools,
@@ -55,6 +59,7 @@ class Requests:
     ) -> None:
         self.here = here
         self.coordinator = coordinator
+        self.participant = participant
         self.changes = changes
         self.outbox = outbox
         self.pools = pools
@@ -262,6 +267,8 @@ class Requests:
         await self.here.tell_news()
         if answer.document is None:
             return None, ()
+        if answer.document.member(self.here.name) is None:
+            return await self.views.of_left(answer.document, confirmed=answer.confirmed), answer.waiting
         row = await self.here.store.read(lambda tx: tx.service(service_id))
         if row is None or row.left is not None:
             return None, answer.waiting
@@ -278,18 +285,26 @@ class Requests:
         row = await self.here.store.read(lambda tx: tx.service(service_id))
         if (row is None or row.left is not None) and change.operation == "join" and change.via:
             self._own_join(change)
-            return await self.here.peers.at(change.via).hand_in(ctx, service_id, change)
+            answer = await self.here.peers.at(change.via).hand_in(ctx, service_id, change)
+            with suppress(Unavailable):  # heard at the interval then
+                await self.participant.ask_whether_confirmed(ctx, service_id)
+            return answer
         row = await self._theirs(caller, service_id)
         initiator = ctx.initiator.model_copy(update={"project_id": row.document.project_id})
         ctx = ctx.model_copy(update={"initiator": initiator})
         if row.document.epoch.site == self.here.number:
             return await self._in_time(ctx, service_id, self.changes.apply(ctx, service_id, change))
         try:
-            return await self.here.peers.at(row.document.master).hand_in(ctx, service_id, change)
+            answer = await self.here.peers.at(row.document.master).hand_in(ctx, service_id, change)
         except SiteUnreachable:
             if change.operation != "delete":
                 raise
             return await self._queue_delete(ctx, row)
+        document = answer.document
+        if document is not None and answer.confirmed:
+            pair = document.pair
+            await self.here.store.write(lambda tx: self.participant.confirm(tx, service_id, pair))
+        return answer
 
     def _own_join(self, change: Change) -> None:
         if change.entry is None or change.entry.site != self.here.name:
@@ -318,7 +333,7 @@ class Requests:
         if row is None or row.left is not None or ctx.initiator.project_id != row.document.project_id:
             raise ServiceNotFound(f"there is no service {service_id} at site {self.here.name}")
         if row.document.epoch.site == self.here.number:
-            answer = await self.changes.apply(ctx, service_id, change)
+            answer = await self._in_time(ctx, service_id, self.changes.apply(ctx, service_id, change))
             await self.here.tell_news()
             return answer
         if change.via == self.here.name and change.operation == "join":

@@ -17,7 +17,7 @@ from diminet.engine.ports import HeldBlock, MemberRow, PeerRow, ServiceRow, Tx
 from diminet.errors import DiminetError, ServiceNotFound, Unavailable
 from diminet.logic import blocks as block_logic
 from diminet.messages import Context, DocumentPut, SyncEntry, SyncReport, Tombstone
-from diminet.model import Document, Initiator, ProvisioningStatus
+from diminet.model import Document, Initiator
 
 log = structlog.get_logger()
 
@@ -217,10 +217,10 @@ class Sync:
         update: dict[str, object] = {"synced_at": self.here.clock.now()}
         if site == row.document.master:
             update["fault"] = entry.fault
-        if site == row.document.master and entry.confirmed and row.applied == entry.pair:
-            update |= {"confirmed": entry.pair, "status": ProvisioningStatus.ACTIVE}
         row = row.model_copy(update=update)
         tx.save_service(row, expect=row.document.pair)
+        if site == row.document.master and entry.confirmed:
+            self.participant.confirm(tx, entry.service_id, entry.pair)
         self.outbox.conclude(tx, row)
 
     async def _unknown_there(self, site: str, known: set[str]) -> None:

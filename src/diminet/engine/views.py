@@ -11,6 +11,7 @@ from diminet.logic.lifecycle import operating
 from diminet.messages import PoolView, ResourceView, ServiceView
 from diminet.model import (
     Connection,
+    Document,
     Member,
     OperatingStatus,
     ProvisioningStatus,
@@ -57,6 +58,20 @@ class Views:
             resources=tuple(resources),
             connections=tuple(c.model_dump(mode="json") for c in connections),
         )
+
+    async def of_left(self, document: Document, *, confirmed: bool) -> ServiceView:
+        """The service that this site has just left, as its master told of it then."""
+        status = ProvisioningStatus.ACTIVE if confirmed else ProvisioningStatus.PENDING_UPDATE
+        row = ServiceRow(
+            document=document,
+            status=status,
+            confirmed=document.pair if confirmed else None,
+            created_at=document.created_at,
+            updated_at=document.updated_at,
+            synced_at=self.here.clock.now(),
+            warnings=(f"site {self.here.name} has left this service; from now on ask one of the others",),
+        )
+        return await self.of(row, in_full=False)
 
     def _waiting(
         self, row: ServiceRow, members: Sequence[MemberRow], outbox: Sequence[OutboxRow]

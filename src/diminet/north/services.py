@@ -138,10 +138,9 @@ class ServiceOperations:
         query(request, NoQuery)
         service_id, wanted = _service_id(request), preconditions.if_match(request)
         entry = _entry(request)
-        before = await self._requests.show(caller, service_id)
-        if_match = preconditions.single_match(wanted, before.document.pair.etag())
+        if_match = await self._match(caller, service_id, wanted)
         change = Change(operation="leave", if_match=if_match, entry=entry)
-        return await self._change(request, caller, service_id, change, before=before)
+        return await self._change(request, caller, service_id, change)
 
     async def more_room(self, request: Request) -> Response:
         """Another block of addresses for this site, now."""
@@ -202,20 +201,9 @@ class ServiceOperations:
         view = await self._requests.show(caller, service_id)
         return preconditions.single_match(wanted, view.document.pair.etag())
 
-    async def _change(
-        self,
-        request: Request,
-        caller: Caller,
-        service_id: str,
-        change: Change,
-        *,
-        before: ServiceView | None = None,
-    ) -> Response:
-        """before: of a leave, for the answer if it is this site that has left and forgotten."""
+    async def _change(self, request: Request, caller: Caller, service_id: str, change: Change) -> Response:
         ctx = self._access.hand_over(request, caller)
         view, waiting = await self._requests.change(caller, ctx, service_id, change)
-        if view is None and before is not None and change.entry is not None:
-            view = views.without_site(before, change.entry.site, change.entry.resource_id)
         if view is None:
             raise ServiceNotFound(f"service {service_id} was deleted meanwhile")
         view = view.model_copy(update={"waiting": tuple(sorted({*view.waiting, *waiting}))})
