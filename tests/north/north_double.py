@@ -168,7 +168,8 @@ class RequestsDouble:
             connections=({"resource_id": "n", "state": "ACTIVE"},),
         )
 
-    async def change(self, caller, ctx, service_id, change):
+    async def change(self, caller, ctx, service_id, change, *, idempotency=None):
+        self.key = idempotency
         self._called("change", caller, ctx, service_id, change)
         view = self._theirs(caller, service_id)
         document = view.document
@@ -222,7 +223,8 @@ class RequestsDouble:
             and set(where.tags) <= set(v.document.tags)
         ][: where.limit]
 
-    async def more_room(self, caller, ctx, service_id):
+    async def more_room(self, caller, ctx, service_id, *, idempotency=None):
+        self.key = idempotency
         self._called("more_room", caller, ctx, service_id)
         return self._theirs(caller, service_id)
 

@@ -99,6 +99,27 @@ def test_idempotency_key_same_body_same_service_other_body_conflict(north):
     assert mine.status == 201
 
 
+def test_every_post_hands_its_key_on_with_what_it_asks(north):
+    service, keys = north.create(), []
+    asked = (
+        ("resources", {"resource": {"site": "nice", "resource_id": "n3"}}),
+        ("resources", {"resource": {"resource_id": "n3", "site": "nice"}}),
+        ("resources", {"resource": {"site": "nice", "resource_id": "n4"}}),
+        ("pools", {"pool": {}}),
+    )
+    for where, body in asked:
+        headers = {"Idempotency-Key": "k-1"}
+        assert north.ask("POST", path(service, where), body, headers=headers).status == 200
+        keys.append(north.requests.key)
+    assert {key for key, _ in keys} == {"k-1"}
+    assert keys[0] == keys[1]
+    assert len({body_hash for _, body_hash in keys}) == 3
+    north.ask("POST", path(north.create(), "pools"), {"pool": {}}, headers={"Idempotency-Key": "k-1"})
+    assert north.requests.key != keys[3]
+    bad = north.ask("POST", path(service, "pools"), {"pool": {}}, headers={"Idempotency-Key": "a b"})
+    assert (bad.status, bad.code) == (400, "invalid-request")
+
+
 @pytest.mark.parametrize("key", ["", "a b", "x" * 256, "é"])
 def test_a_bad_idempotency_key_is_400(north, key):
     reply = north.ask("POST", ROOT, {"service": l3()}, headers={"Idempotency-Key": key.encode("latin-1")})

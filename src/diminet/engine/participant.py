@@ -318,7 +318,8 @@ class Participant:
 
         def decide(tx: Tx) -> None:
             self.confirm(tx, service_id, pair)
-            tx.save_member(master)
+            if tx.service(service_id) is not None:
+                tx.save_member(master)
 
         await here.store.write(decide)
         return pair == document.pair

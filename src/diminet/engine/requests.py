@@ -1,7 +1,7 @@
 """What a user may ask of this instance: done here if we are the master, else handed to it."""
 
-from collections.abc import Coroutine, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 from diminet.engine.changes import Changes
@@ -166,15 +166,39 @@ class Requests:
         known = tx.idempotent(project_id, idempotency[0], self.here.clock.now())
         return self._replay(tx, known, idempotency[1]) if known is not None else None
 
-    def _replay(self, tx: Tx, known: tuple[str, str], body_hash: str) -> str | None:
+    @staticmethod
+    def _same_body(known: tuple[str, str], body_hash: str) -> None:
         if known[0] != body_hash:
             raise IdempotencyConflict(
                 "this Idempotency-Key was used with another body; use a new key for a new request"
             )
+
+    def _replay(self, tx: Tx, known: tuple[str, str], body_hash: str) -> str | None:
+        self._same_body(known, body_hash)
         if tx.intent(known[1]) is not None:
             raise ResourceBusy("the first request with this key is still running", retry_after=1.0)
         row = tx.service(known[1])
         return known[1] if row is not None and row.status != ProvisioningStatus.REVOKED else None
+
+    @asynccontextmanager
+    async def _once(
+        self, caller: Caller, idempotency: tuple[str, str] | None, service_id: str
+    ) -> AsyncIterator[bool]:
+        """Whether to do what is asked of a service, or to tell again how it is now, since a request with
+        this key has done it. What fails leaves no key behind, so that it is retried."""
+        if idempotency is None:
+            yield True
+            return
+        project, (key, body_hash), now = caller.project_id, idempotency, self.here.clock.now
+        async with self.here.locks[f"key {project} {key}"]:
+            known = await self.here.store.read(lambda tx: tx.idempotent(project, key, now()))
+            if known is not None:
+                self._same_body(known, body_hash)
+            yield known is None
+            if known is None:
+                await self.here.store.write(
+                    lambda tx: tx.remember(project, key, body_hash, service_id, now())
+                )
 
     async def _forget(self, project_id: str, idempotency: tuple[str, str] | None, service_id: str) -> None:
         """A failed create is retried, not replayed; the key of another that is running stays."""
@@ -255,12 +279,22 @@ class Requests:
     # -- change --------------------------------------------------------------------------------------
 
     async def change(
-        self, caller: Caller, ctx: Context, service_id: str, change: Change
+        self,
+        caller: Caller,
+        ctx: Context,
+        service_id: str,
+        change: Change,
+        *,
+        idempotency: tuple[str, str] | None = None,
     ) -> tuple[ServiceView | None, tuple[str, ...]]:
         """The service after the change (None: gone), and the sites that are waited for."""
         may_write(caller)
         try:
-            answer = await self._change(caller, ctx, service_id, change)
+            async with self._once(caller, idempotency, service_id) as first:
+                if first:
+                    answer = await self._change(caller, ctx, service_id, change)
+                else:
+                    return await self.show(caller, service_id), ()
         except DiminetError as error:
             await self._audit(ctx, service_id, change.operation, error)
             raise
@@ -345,11 +379,27 @@ class Requests:
             raise ServiceNotFound(f"there is no service {service_id} at site {self.here.name}")
         raise NotAuthorised(f"site {self.here.name} is not the master of service {service_id}")
 
-    async def more_room(self, caller: Caller, ctx: Context, service_id: str) -> ServiceView:
+    async def more_room(
+        self,
+        caller: Caller,
+        ctx: Context,
+        service_id: str,
+        *,
+        idempotency: tuple[str, str] | None = None,
+    ) -> ServiceView:
         """Another block for every subnet of this site, now."""
         may_write(caller)
         row = await self._theirs(caller, service_id)
-        document = row.document
+        try:
+            async with self._once(caller, idempotency, service_id) as first:
+                if first:
+                    await self._grow(row.document)
+        except DiminetError as error:
+            await self._audit(ctx, service_id, "more-room", error)
+            raise
+        return await self.views.of(row)
+
+    async def _grow(self, document: Document) -> None:
         if not self.here.type_of(document.type).uses_blocks:
             raise InvalidRequest("only services that stretch a network (l2) have address pools")
         grown = [
@@ -358,13 +408,10 @@ class Requests:
             for subnet in resource.subnets
         ]
         if not any(grown):
-            error = PoolExhausted(
+            raise PoolExhausted(
                 "no member has addresses to spare now; free some, or make the network larger",
                 sites=[m.site for m in document.members],
             )
-            await self._audit(ctx, service_id, "more-room", error)
-            raise error
-        return await self.views.of(row)
 
     # -- audit ---------------------------------------------------------------------------------------
 

@@ -126,7 +126,8 @@ class ServiceOperations:
         asked = await self._body(request, JoinAsked)
         if_match = await self._match(caller, service_id, wanted)
         change = Change(operation="join", if_match=if_match, entry=asked.resource.entry(), via=asked.via)
-        return await self._change(request, caller, service_id, change)
+        key = preconditions.idempotency(request, asked, f"join {service_id} ")
+        return await self._change(request, caller, service_id, change, key)
 
     async def leave_site(self, request: Request) -> Response:
         """All networks of a site leave; 202 if that site cannot be reached."""
@@ -147,12 +148,14 @@ class ServiceOperations:
         caller = await self._access.writer(request)
         query(request, NoQuery)
         service_id, wanted = _service_id(request), preconditions.if_match(request)
-        await self._body(request, MoreRoomAsked)
+        asked = await self._body(request, MoreRoomAsked)
+        key = preconditions.idempotency(request, asked, f"pools {service_id} ")
         if wanted:
             view = await self._requests.show(caller, service_id)
             preconditions.check_match(wanted, view.document.pair.etag())
         ctx = self._access.hand_over(request, caller)
-        return self._service(await self._requests.more_room(caller, ctx, service_id), caller)
+        view = await self._requests.more_room(caller, ctx, service_id, idempotency=key)
+        return self._service(view, caller)
 
     # -- history and sites ---------------------------------------------------------------------------
 
@@ -201,9 +204,16 @@ class ServiceOperations:
         view = await self._requests.show(caller, service_id)
         return preconditions.single_match(wanted, view.document.pair.etag())
 
-    async def _change(self, request: Request, caller: Caller, service_id: str, change: Change) -> Response:
+    async def _change(
+        self,
+        request: Request,
+        caller: Caller,
+        service_id: str,
+        change: Change,
+        key: tuple[str, str] | None = None,
+    ) -> Response:
         ctx = self._access.hand_over(request, caller)
-        view, waiting = await self._requests.change(caller, ctx, service_id, change)
+        view, waiting = await self._requests.change(caller, ctx, service_id, change, idempotency=key)
         if view is None:
             raise ServiceNotFound(f"service {service_id} was deleted meanwhile")
         view = view.model_copy(update={"waiting": tuple(sorted({*view.waiting, *waiting}))})
