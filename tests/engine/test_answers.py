@@ -74,3 +74,20 @@ def test_the_site_that_leaves_by_the_request_answers_with_what_is_left(operation
         await cloud.close()
 
     run(main())
+
+
+def test_a_site_is_shown_as_reachable_to_those_who_share_a_service_with_it():
+    async def main():
+        cloud, _, _ = await l3(joined="AB")
+        await cloud["A"].sync_.with_peer("B")
+        seen = {}
+        for project, role in (("demo", "member"), ("other", "member"), ("ops", "admin")):
+            views = await cloud["A"].requests.sites(cloud.caller(project, role))
+            seen[project] = {v.name: (v.reachable, v.last_seen is not None) for v in views}
+        assert seen["demo"]["B"] == (True, True)
+        assert seen["other"]["B"] == (None, False)
+        assert seen["ops"]["B"] == (True, True)
+        assert {site["C"] for site in seen.values()} == {(None, False)}
+        await cloud.close()
+
+    run(main())

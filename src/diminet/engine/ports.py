@@ -326,6 +326,9 @@ class Tx(Protocol):
     def services_shared_with(self, site: str) -> list[ServiceRow]:
         """Live or tombstone, of which that site is a member or was asked."""
 
+    def sharing_sites(self, project_id: str | None = None) -> set[str]:
+        """The members, this site included, of the services that stand here: of a project, or of all."""
+
     def count_services(self, project_id: str) -> int:
         """Those that stand, of which this site is a member."""
 

@@ -256,10 +256,11 @@ class Requests:
             return
 
     async def sites(self, caller: Caller) -> Sequence[SiteView]:
+        """What a tenant learns of a site is what its own services there would tell it; admin: all."""
+        project = None if caller.admin else caller.project_id
+
         def look(tx: Tx) -> tuple[dict[str, float | None], set[str]]:
-            seen = {p.site: p.seen_at for p in tx.peers()}
-            shared = {s for s in seen if tx.services_shared_with(s)}
-            return seen, shared
+            return {p.site: p.seen_at for p in tx.peers()}, tx.sharing_sites(project)
 
         seen, shared = await self.here.store.read(look)
         limit = self.here.clock.now() - 2 * self.here.limits.sync_interval
@@ -273,7 +274,6 @@ class Requests:
                 east_west_url=site.east_west_url,
             )
             for site in await self.here.directory.sites()
-            if caller is not None
         ]
 
     # -- change --------------------------------------------------------------------------------------

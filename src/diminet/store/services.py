@@ -117,6 +117,17 @@ class Services(Rows):
         )
         return [parse(body) for body in found]
 
+    def sharing_sites(self, project_id: str | None = None) -> set[str]:
+        if project_id is None:
+            return set(self._db.execute(_SHARING_SITES).scalars())
+        found = (
+            sa.select(service_members.c.site)
+            .distinct()
+            .join(services, services.c.id == service_members.c.service_id)
+            .where(services.c.project_id == project_id, services.c.stage == Stage.LIVE)
+        )
+        return set(self._db.execute(found).scalars())
+
     def count_services(self, project_id: str) -> int:
         """Those that stand: neither deleted nor revoked."""
         return self._db.execute(
@@ -239,3 +250,21 @@ _REPLACE_SERVICE = (
     )
     .values({column: sa.bindparam(column.name) for column in services.c if column.name != "id"})
 )
+
+
+def _sharing_sites() -> "sa.Select[str]":
+    """From each site's first entry of the index to the next site's: as many steps as there are sites."""
+    column = service_members.c.site
+    site = sa.select(sa.func.min(column).label("site")).cte("sites", recursive=True)
+    following = sa.select(sa.func.min(column)).where(column > site.c.site).correlate(site).scalar_subquery()
+    sites = site.union_all(sa.select(following).where(site.c.site.is_not(None)))
+    one = (
+        sa.select(service_members.c.service_id)
+        .join(services, services.c.id == service_members.c.service_id)
+        .where(service_members.c.site == sites.c.site, services.c.stage == Stage.LIVE)
+        .correlate(sites)
+    )
+    return sa.select(sites.c.site).where(one.exists())
+
+
+_SHARING_SITES = _sharing_sites()
