@@ -162,13 +162,13 @@ class Changes:
         master.running.add(before.service_id)
         try:
             await here.store.write(lambda tx: master.begin(tx, ctx, intent, before.project_id))
-            got: dict[str, Reservation] = {}
+            got, away = dict[str, Reservation](), list[str]()
             try:
                 got, away = await self._reserve(ctx, intent, before, entries, asked)
                 await self._commit(ctx, intent, before, entries, fields, got, away)
             except DiminetError as error:
-                await master.reserving.release(ctx, got)
-                await master.drop_intent(ctx, intent, error)
+                untold = [*away, *await master.reserving.release(ctx, got)]
+                await master.drop_intent(ctx, intent, error, untold)
                 raise
             await master.spread(ctx, intent)
         finally:
@@ -283,7 +283,8 @@ class Changes:
     async def _answer(self, service_id: str) -> ChangeAnswer:
         def look(tx: Tx) -> ChangeAnswer:
             row = tx.service(service_id)
-            waiting = sorted({o.peer for o in tx.outbox(service_id=service_id)})
+            posted = tx.outbox(service_id=service_id)
+            waiting = sorted({o.peer for o in posted if o.kind != "abort"})
             confirmed = row is not None and row.confirmed == row.document.pair
             return ChangeAnswer(
                 document=row.document if row else None, confirmed=confirmed, waiting=tuple(waiting)

@@ -135,7 +135,7 @@ class Coordinator:
             site: self.reserve_request(intent, project_id, request.type, request.name, draft, wanted, site)
             for site in intent.sites
         }
-        clock, got = here.clock.now(), dict[str, Reservation]()
+        clock, got, away = here.clock.now(), dict[str, Reservation](), list[str]()
         try:
             got, away = await self.reserving.all(ctx, asked, defer=request.on_unreachable == "defer")
             if here.name in away or len(got) < 1:
@@ -145,8 +145,8 @@ class Coordinator:
             await self._commit_create(ctx, intent, project_id, request, draft, got, away)
             here.meter.create_step("commit", here.clock.now() - clock)
         except DiminetError as error:
-            await self.reserving.release(ctx, got)
-            await self.give_up(ctx, intent, error)
+            silent = (*away, *await self.reserving.release(ctx, got))
+            await self.give_up(ctx, intent, error, silent)
             raise
         if wait:
             await self.spread(ctx, intent)
@@ -398,17 +398,15 @@ class Coordinator:
     # -- taking back -----------------------------------------------------------------------------------
 
     async def give_up(
-        self, ctx: Context, intent: IntentRow, error: DiminetError, silent: Sequence[str] | None = None
+        self, ctx: Context, intent: IntentRow, error: DiminetError, silent: Sequence[str] = ()
     ) -> None:
-        """Nothing was committed: forget the intent; a site that may hold a promise is told to bury.
-        silent: those sites, where the error does not name them."""
-        if silent is None:
-            silent = error.sites if isinstance(error, SiteUnreachable) else ()
+        """Nothing was committed: forget the intent. silent: sites that may hold a promise for it."""
+        word = intent.ticket.word()
 
         def decide(tx: Tx) -> None:
             tx.delete_intent(intent.service_id)
             tx.release_identifier(intent.service_id)
-            self.outbox.post(tx, ctx, intent.service_id, silent, "tombstone")
+            self.outbox.post(tx, ctx, intent.service_id, silent, "abort", rid=word)
             tx.add_event(self._refusal(ctx, intent.service_id, error))
 
         await self.here.store.write(decide)
@@ -417,13 +415,17 @@ class Coordinator:
             await self.reserving.reservations.try_release(rid)
         await self.here.tell_news()
 
-    async def drop_intent(self, ctx: Context, intent: IntentRow, error: DiminetError) -> None:
-        """A change that was not committed: promises are back or will expire; the document stands."""
+    async def drop_intent(
+        self, ctx: Context, intent: IntentRow, error: DiminetError, silent: Sequence[str] = ()
+    ) -> None:
+        """A change that was not committed; the document stands. silent: as in `give_up`."""
+        word = intent.ticket.word()
 
         def decide(tx: Tx) -> None:
             current = tx.intent(intent.service_id)
             if current is not None and current.ticket == intent.ticket:
                 tx.delete_intent(intent.service_id)
+            self.outbox.post(tx, ctx, intent.service_id, silent, "abort", rid=word)
             tx.add_event(self._refusal(ctx, intent.service_id, error))
 
         await self.here.store.write(decide)
@@ -544,7 +546,7 @@ class Coordinator:
             works.append(self._own_part(service_id))
         await asyncio.gather(*works)
         left = await self.here.store.read(lambda tx: tx.outbox(service_id=service_id))
-        return tuple(sorted({row.peer for row in left}))
+        return tuple(sorted({row.peer for row in left if row.kind != "abort"}))
 
     async def _own_part(self, service_id: str) -> DiminetError | None:
         try:

@@ -64,7 +64,7 @@ class Engine:
         self.participant = Participant(here, self.reservations, self.reconciler)
         self.outbox = Outbox(here, self.participant)
         self.coordinator = Coordinator(
-            here, self.participant, Reserving(here, self.reservations), self.outbox
+            here, self.participant, Reserving(here, self.reservations, self.outbox), self.outbox
         )
         self.changes = Changes(here, self.coordinator, self.pools)
         self.sync_ = Sync(here, self.participant, self.outbox, self.pools, self.changes)
@@ -110,7 +110,7 @@ class Engine:
         return await self._audited("bury", ctx, service_id, work)
 
     async def abort(self, ctx: Context, service_id: str, rid: str) -> None:
-        await self.reservations.release(rid, sender=ctx.sender)
+        await self.reservations.abort(service_id, rid, ctx.sender or self.here.name)
 
     async def snapshot(self, ctx: Context, service_id: str) -> Snapshot:
         return await self.participant.snapshot(ctx, service_id)

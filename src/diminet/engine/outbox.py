@@ -122,17 +122,14 @@ class Outbox:
     async def _send(self, ctx: Context, row: OutboxRow) -> None:
         here, peer = self.here, self.here.peers.at(row.peer)
         if row.kind == "abort":
-            await peer.abort(ctx, row.service_id, row.rid)
+            if here.clock.now() < row.created_at + 2 * here.limits.reservation_lifetime:
+                await peer.abort(ctx, row.service_id, row.rid)  # else it has run out by itself
             await here.store.write(lambda tx: tx.unpost(row))
         elif row.kind == "delete":
             await peer.hand_in(ctx, row.service_id, Change(operation="delete"))
             await here.store.write(lambda tx: tx.unpost(row))
         elif row.kind == "tombstone":
             held = await here.store.read(lambda tx: tx.service(row.service_id))
-            if held is None and here.clock.now() > row.created_at + 2 * here.limits.reservation_lifetime:
-                # Of a create that came to nothing: what was promised for it has run out by itself.
-                await here.store.write(lambda tx: tx.unpost(row))
-                return
             stone = Tombstone(service_id=row.service_id, document=held.document if held else None)
             answer = await peer.bury(ctx, row.service_id, stone)
             listed = {site.name for site in await here.directory.sites()}

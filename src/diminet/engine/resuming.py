@@ -47,7 +47,7 @@ class Resuming:
         if row is None:
             await self.coordinator.give_up(ctx, intent, error, intent.sites)
         elif intent.before is not None and row.document.pair == intent.before.pair:
-            await self.coordinator.drop_intent(ctx, intent, error)
+            await self.coordinator.drop_intent(ctx, intent, error, intent.sites)
         elif not row.document.tombstone:
             await self.coordinator.take_back(ctx, intent, row.document, error)
 
@@ -87,9 +87,10 @@ class Resuming:
                 "the instance stopped before the service was made; ask again",
                 sites=[s for s in intent.sites if s != self.here.name],
             )
-            await self.coordinator.give_up(ctx, intent, gone)
+            await self.coordinator.give_up(ctx, intent, gone, intent.sites)
         elif intent.before is not None and row.document.pair == intent.before.pair:
-            await self.here.store.write(lambda tx: tx.delete_intent(intent.service_id))
+            stopped = SiteUnreachable("the instance stopped before the change was made; ask again")
+            await self.coordinator.drop_intent(ctx, intent, stopped, intent.sites)
         elif row.document.tombstone:
             await self.coordinator.bury(ctx, intent.service_id)
         else:

@@ -76,7 +76,7 @@ class Views:
     def _waiting(
         self, row: ServiceRow, members: Sequence[MemberRow], outbox: Sequence[OutboxRow]
     ) -> tuple[str, ...]:
-        sites = {o.peer for o in outbox}
+        sites = {o.peer for o in outbox if o.kind != "abort"}
         if row.document.tombstone:
             sites |= {m.site for m in members if not m.clean and m.site != self.here.name}
         sites |= {m.site for m in row.document.members if m.deferred}
