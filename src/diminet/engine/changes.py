@@ -55,7 +55,7 @@ class Changes:
         if change.if_match not in (None, "*", row.document.pair.etag()):
             raise RevisionConflict("the service has changed since you read it; read it again and repeat")
         if change.operation == "delete":
-            waiting = await self.coordinator.bury(ctx, service_id)
+            waiting = await self.coordinator.undoing.bury(ctx, service_id)
             return ChangeAnswer(document=row.document if waiting else None, waiting=waiting)
         document = row.document
         if document.tombstone:
@@ -168,9 +168,9 @@ class Changes:
                 await self._commit(ctx, intent, before, entries, fields, got, away)
             except DiminetError as error:
                 untold = [*away, *await master.reserving.release(ctx, got)]
-                await master.drop_intent(ctx, intent, error, untold)
+                await master.undoing.drop_intent(ctx, intent, error, untold)
                 raise
-            await master.spread(ctx, intent)
+            await master.spreading.spread(ctx, intent)
         finally:
             master.running.discard(before.service_id)
 

@@ -113,7 +113,7 @@ class Engine:
         await self.reservations.abort(service_id, rid, ctx.sender or self.here.name)
 
     async def snapshot(self, ctx: Context, service_id: str) -> Snapshot:
-        return await self.participant.snapshot(ctx, service_id)
+        return await self.participant.states.snapshot(ctx, service_id)
 
     async def give(self, ctx: Context, service_id: str, request: BlockRequest) -> BlockGrant:
         return await self._audited("give", ctx, service_id, self.pools.give(ctx, service_id, request))

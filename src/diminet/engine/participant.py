@@ -10,6 +10,7 @@ from diminet.engine.instance import Instance
 from diminet.engine.ports import HeldBlock, MemberRow, ReservationRow, ServiceRow, Tx
 from diminet.engine.reconciler import Reconciler
 from diminet.engine.reservations import Reservations
+from diminet.engine.states import States
 from diminet.errors import (
     InvalidRequest,
     NotAuthorised,
@@ -25,14 +26,12 @@ from diminet.messages import (
     Context,
     DocumentPut,
     MemberState,
-    Snapshot,
     Tombstone,
 )
 from diminet.model import (
     Block,
     Connection,
     Document,
-    OperatingStatus,
     Pair,
     ProvisioningStatus,
 )
@@ -45,6 +44,7 @@ class Participant:
         self.here = here
         self.reservations = reservations
         self.reconciler = reconciler
+        self.states = States(here, reconciler)
 
     # -- being told a document -----------------------------------------------------------------
 
@@ -67,7 +67,7 @@ class Participant:
         if verdict is not Verdict.NOT_CONCERNED:
             await self.reconciler.realise(service_id)
             await self.here.tell_news()
-        return await self.state(service_id, put.document)
+        return await self.states.state(service_id, put.document)
 
     async def _no_longer_promised(self, document: Document) -> None:
         """The master goes on without us: an older document that is still on its way finds no promise,
@@ -379,64 +379,6 @@ class Participant:
             if member.site not in known:
                 tx.save_member(MemberRow(service_id=service_id, site=member.site))
         tx.add_event(self.here.event("deleted", ctx, service_id, document.project_id))
-
-    # -- answering -------------------------------------------------------------------------------
-
-    async def state(self, service_id: str, asked: Document) -> MemberState:
-        """How our part is; of a service that we do not know, that nothing is here."""
-
-        def look(tx: Tx) -> tuple[ServiceRow | None, list[HeldBlock]]:
-            return tx.service(service_id), tx.blocks(service_id)
-
-        row, held = await self.here.store.read(look)
-        if row is None:
-            return MemberState(
-                site=self.here.name,
-                pair=asked.pair,
-                applied=asked.pair,
-                provisioning_status=ProvisioningStatus.ACTIVE,
-                operating_status=OperatingStatus.OFFLINE,
-            )
-        return self.state_of(row, held)
-
-    def state_of(self, row: ServiceRow, held: Sequence[HeldBlock]) -> MemberState:
-        done = row.applied == row.document.pair
-        told = row.left is not None  # all that we know, so that nothing of ours is thought lost
-        given = [h.block for h in held if told or (h.block.giver == self.here.name and h.block.version > 1)]
-        return MemberState(
-            site=self.here.name,
-            pair=row.document.pair,
-            applied=row.applied,
-            provisioning_status=ProvisioningStatus.ACTIVE if done else row.status,
-            operating_status=self.reconciler.operating(row),
-            warnings=row.warnings,
-            fault=(row.fault or {}).get("message"),
-            blocks=tuple(given),
-        )
-
-    async def snapshot(self, ctx: Context, service_id: str) -> Snapshot:
-        """All that we have of a service, for a site that has a part in it; else as if unknown."""
-
-        def look(tx: Tx) -> tuple[ServiceRow | None, list[HeldBlock], list[MemberRow]]:
-            return tx.service(service_id), tx.blocks(service_id), tx.members(service_id)
-
-        row, held, asked = await self.here.store.read(look)
-        if row is None or not self._concerns(row, asked, ctx.sender):
-            return Snapshot(document=None, state=None)
-        return Snapshot(
-            document=row.document,
-            state=self.state_of(row, held),
-            blocks=tuple(h.block for h in held),
-            confirmed=row.confirmed == row.document.pair,
-        )
-
-    @staticmethod
-    def _concerns(row: ServiceRow, asked: Sequence[MemberRow], sender: str | None) -> bool:
-        return (
-            sender is None
-            or row.document.member(sender) is not None
-            or any(member.site == sender and not member.clean for member in asked)
-        )
 
 
 def _same_service(held: Document, incoming: Document) -> bool:

@@ -1,7 +1,7 @@
 """What a user may ask of this instance: done here if we are the master, else handed to it."""
 
-from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Coroutine, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from diminet.engine.changes import Changes
@@ -11,16 +11,15 @@ from diminet.engine.outbox import Outbox
 from diminet.engine.participant import Participant
 from diminet.engine.pools import Pools
 from diminet.engine.ports import ServiceFilter, ServiceRow, Tx
+from diminet.engine.repeats import Repeats
 from diminet.engine.resuming import Resuming
 from diminet.engine.views import Views
 from diminet.errors import (
     DiminetError,
-    IdempotencyConflict,
     InvalidRequest,
     NotAuthorised,
     PoolExhausted,
     QuotaExceeded,
-    ResourceBusy,
     ServiceNotFound,
     SiteUnreachable,
     Unavailable,
@@ -65,6 +64,7 @@ class Requests:
         self.pools = pools
         self.views = views
         self.resuming = resuming
+        self.repeats = Repeats(here)
 
     # -- create --------------------------------------------------------------------------------------
 
@@ -83,7 +83,7 @@ class Requests:
             may_write(caller)
             self._concerned(request)
             repeated = await self.here.store.read(
-                lambda tx: self._repeated(tx, caller.project_id, idempotency)
+                lambda tx: self.repeats.repeated(tx, caller.project_id, idempotency)
             )
             if repeated is None:
                 await self._make(caller, ctx, request, service_id, wait=wait, idempotency=idempotency)
@@ -107,13 +107,13 @@ class Requests:
         project = caller.project_id
 
         def admit(tx: Tx) -> None:
-            self._admit(tx, project, idempotency, service_id)
+            self.repeats.admit(tx, project, idempotency, service_id)
 
         work = self.coordinator.create(ctx, project, request, service_id, wait=wait, admit=admit)
         try:
             await self._in_time(ctx, service_id, work)
         except DiminetError:
-            await self._forget(project, idempotency, service_id)
+            await self.repeats.forget(project, idempotency, service_id)
             raise
 
     async def _in_time(self, ctx: Context, service_id: str, work: Coroutine[Any, Any, T]) -> T:
@@ -144,74 +144,6 @@ class Requests:
             )
         if len(sites) > self.here.limits.members_per_service:
             raise QuotaExceeded(f"a service has at most {self.here.limits.members_per_service} members")
-
-    def _admit(
-        self,
-        tx: Tx,
-        project_id: str,
-        idempotency: tuple[str, str] | None,
-        service_id: str,
-    ) -> None:
-        """In the transaction that begins a create, so that of equal requests at once only one begins."""
-        if self._repeated(tx, project_id, idempotency) is not None:
-            raise ResourceBusy("the first request with this key has just ended; repeat it", retry_after=1.0)
-        if idempotency is not None:
-            key, body_hash = idempotency
-            tx.remember(project_id, key, body_hash, service_id, self.here.clock.now())
-
-    def _repeated(self, tx: Tx, project_id: str, idempotency: tuple[str, str] | None) -> str | None:
-        """The id of the service that the same request has made already, if any."""
-        if idempotency is None:
-            return None
-        known = tx.idempotent(project_id, idempotency[0], self.here.clock.now())
-        return self._replay(tx, known, idempotency[1]) if known is not None else None
-
-    @staticmethod
-    def _same_body(known: tuple[str, str], body_hash: str) -> None:
-        if known[0] != body_hash:
-            raise IdempotencyConflict(
-                "this Idempotency-Key was used with another body; use a new key for a new request"
-            )
-
-    def _replay(self, tx: Tx, known: tuple[str, str], body_hash: str) -> str | None:
-        self._same_body(known, body_hash)
-        if tx.intent(known[1]) is not None:
-            raise ResourceBusy("the first request with this key is still running", retry_after=1.0)
-        row = tx.service(known[1])
-        return known[1] if row is not None and row.status != ProvisioningStatus.REVOKED else None
-
-    @asynccontextmanager
-    async def _once(
-        self, caller: Caller, idempotency: tuple[str, str] | None, service_id: str
-    ) -> AsyncIterator[bool]:
-        """Whether to do what is asked of a service, or to tell again how it is now, since a request with
-        this key has done it. What fails leaves no key behind, so that it is retried."""
-        if idempotency is None:
-            yield True
-            return
-        project, (key, body_hash), now = caller.project_id, idempotency, self.here.clock.now
-        async with self.here.locks[f"key {project} {key}"]:
-            known = await self.here.store.read(lambda tx: tx.idempotent(project, key, now()))
-            if known is not None:
-                self._same_body(known, body_hash)
-            yield known is None
-            if known is None:
-                await self.here.store.write(
-                    lambda tx: tx.remember(project, key, body_hash, service_id, now())
-                )
-
-    async def _forget(self, project_id: str, idempotency: tuple[str, str] | None, service_id: str) -> None:
-        """A failed create is retried, not replayed; the key of another that is running stays."""
-        if idempotency is None:
-            return
-        key, now = idempotency[0], self.here.clock.now()
-
-        def decide(tx: Tx) -> None:
-            known = tx.idempotent(project_id, key, now)
-            if known is not None and known[1] == service_id:
-                tx.forget(project_id, key)
-
-        await self.here.store.write(decide)
 
     # -- read ----------------------------------------------------------------------------------------
 
@@ -290,7 +222,7 @@ class Requests:
         """The service after the change (None: gone), and the sites that are waited for."""
         may_write(caller)
         try:
-            async with self._once(caller, idempotency, service_id) as first:
+            async with self.repeats.once(caller, idempotency, service_id) as first:
                 if first:
                     answer = await self._change(caller, ctx, service_id, change)
                 else:
@@ -391,7 +323,7 @@ class Requests:
         may_write(caller)
         row = await self._theirs(caller, service_id)
         try:
-            async with self._once(caller, idempotency, service_id) as first:
+            async with self.repeats.once(caller, idempotency, service_id) as first:
                 if first:
                     await self._grow(row.document)
         except DiminetError as error:

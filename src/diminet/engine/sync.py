@@ -67,7 +67,7 @@ class Sync:
         for h in held:
             if h.block.owner == self.here.name and not h.pooled:
                 spare[h.block.cidr] += 1
-        state = self.participant.state_of(row, ())
+        state = self.participant.states.state_of(row, ())
         return SyncEntry(
             service_id=row.document.service_id,
             pair=row.document.pair,
