@@ -250,6 +250,7 @@ def limits(settings: Settings) -> Limits:
         services_per_project=given.services_per_project,
         members_per_service=given.members_per_service,
         blocks_per_project=given.blocks_per_project,
+        overlaps_batch=given.overlaps_batch,
     )
 
 

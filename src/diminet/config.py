@@ -205,6 +205,9 @@ class LimitSettings(Section):
     )
     body_timeout: Seconds = Field(10.0, description="seconds in which a request body must have arrived")
     json_depth: int = Field(32, ge=8, le=200, description="nested brackets in a body at most")
+    overlaps_batch: Count = Field(
+        200, description="services looked at in one reconcile_interval for subnets that appeared and overlap"
+    )
     # users
     services_per_project: Count = Field(100, description="quota: services of a project")
     members_per_service: int = Field(

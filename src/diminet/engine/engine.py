@@ -233,8 +233,8 @@ class Engine:
         """What is over is forgotten, what nobody owns any more is the master's again."""
         await self.here.store.write(self._prune)
         await self._settle()
-        for row in await self.here.store.read(self._with_pools):
-            await self._reclaim_one(row.document.service_id)
+        for service_id in await self.here.store.read(lambda tx: tx.services_to_reclaim()):
+            await self._reclaim_one(service_id)
         await self._figures()
 
     async def _reclaim_one(self, service_id: str) -> None:
@@ -243,36 +243,21 @@ class Engine:
     async def _figures(self) -> None:
         """How much there is of everything, for the metrics."""
 
-        def look(tx: Tx) -> tuple[Counter[tuple[str, str]], Counter[tuple[str, str]], list[float]]:
-            services: Counter[tuple[str, str]] = Counter()
-            blocks: Counter[tuple[str, str]] = Counter()
-            for row in tx.live_services():
-                services[row.document.type, row.status.value] += 1
-                for held in tx.blocks(row.document.service_id):
-                    own = held.block.owner == self.here.name
-                    state = ("pooled" if held.pooled else "spare") if own else "remote"
-                    blocks[held.block.owner, state] += 1
-            return services, blocks, [o.created_at for o in tx.outbox()]
-
-        services, blocks, posted = await self.here.store.read(look)
-        self.here.meter.set_services(services)
+        found = await self.here.store.read(lambda tx: tx.figures())
+        blocks: Counter[tuple[str, str]] = Counter()
+        for (owner, pooled), number in found.blocks.items():
+            own = owner == self.here.name
+            blocks[owner, ("pooled" if pooled else "spare") if own else "remote"] += number
+        self.here.meter.set_services(found.services)
         self.here.meter.set_blocks(blocks)
-        oldest = self.here.clock.now() - min(posted) if posted else 0.0
-        self.here.meter.set_outbox(len(posted), oldest)
+        oldest = 0.0 if found.oldest is None else self.here.clock.now() - found.oldest
+        self.here.meter.set_outbox(found.outbox, oldest)
 
     def _with_pools(self, tx: Tx) -> list[ServiceRow]:
-        return [
-            row
-            for row in tx.live_services()
-            if not row.document.tombstone
-            and row.left is None
-            and row.document.type in self.here.types
-            and self.here.types[row.document.type].uses_blocks
-        ]
+        return tx.services_of_types(name for name, kind in self.here.types.items() if kind.uses_blocks)
 
     async def _settle(self) -> None:
-        rows = await self.here.store.read(lambda tx: tx.live_services())
-        for service_id in [r.document.service_id for r in rows if r.document.tombstone]:
+        for service_id in await self.here.store.read(lambda tx: tx.services_buried()):
             await self._settle_one(service_id)
 
     async def _settle_one(self, service_id: str) -> None:

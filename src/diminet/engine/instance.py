@@ -20,7 +20,8 @@ log = structlog.get_logger()
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Seconds unless said. undo_share: part of a request's time kept for undoing it. outbox_batch:
-    messages to one peer at one go. refusals: of one document by one member before it is put off."""
+    messages to one peer at one go. refusals: of one document by one member before it is put off.
+    overlaps_batch: services looked at for overlaps in one round."""
 
     request_timeout: float = 10.0
     undo_share: float = 0.25
@@ -48,6 +49,7 @@ class Limits:
     members_per_service: int = 250
     blocks_per_project: int = 100 * 1024
     parallel_repairs: int = 4
+    overlaps_batch: int = 200
 
 
 class Meter(Protocol):

@@ -288,6 +288,16 @@ class Meta(Model):
     writes: int
 
 
+class Figures(Model):
+    """How much there is. services: by type and status. blocks: by owner and whether pooled. outbox: its
+    rows; oldest: created_at of the oldest."""
+
+    services: dict[tuple[str, str], int]
+    blocks: dict[tuple[str, bool], int]
+    outbox: int
+    oldest: float | None
+
+
 class ServiceFilter(Model):
     """For lists. marker: id of the last service of the page before. Deleted and revoked services are
     shown only where `status` asks for them."""
@@ -320,7 +330,34 @@ class Tx(Protocol):
     def services(self, where: ServiceFilter) -> list[ServiceRow]: ...
 
     def live_services(self) -> list[ServiceRow]:
-        """All that are not settled tombstones; for the reconciler, paged by nothing but its own need."""
+        """All of which something is here, or should (not) be: for tests and operators, never for work
+        that repeats; that asks for what it concerns, below."""
+
+    def services_at_work(self) -> set[str]:
+        """Ids of the same."""
+
+    def services_to_realise(self) -> list[str]:
+        """Ids of those whose pair is not applied here."""
+
+    def services_realised(self, site: str) -> set[str]:
+        """Ids of those that stand, are applied here and have a network of that site."""
+
+    def services_waiting(self) -> list[ServiceRow]:
+        """Those that stand and have a deferred member."""
+
+    def services_buried(self) -> list[str]:
+        """Ids of tombstones that are not settled."""
+
+    def services_of_types(self, types: Iterable[str]) -> list[ServiceRow]:
+        """Those of these types that stand."""
+
+    def services_page(self, after: str, limit: int) -> list[ServiceRow]:
+        """Any, also what is over, by id, behind that id."""
+
+    def services_to_reclaim(self) -> list[str]:
+        """Ids of those that stand and of which a site that is clean owns blocks."""
+
+    def figures(self) -> Figures: ...
 
     def services_of_network(self, site: str, network_id: str) -> list[ServiceRow]:
         """Live documents with that network of that site among their resources."""
@@ -393,8 +430,15 @@ class Tx(Protocol):
 
     # outbox
     def outbox(
-        self, *, due: float | None = None, peer: str | None = None, service_id: str | None = None
-    ) -> list[OutboxRow]: ...
+        self,
+        *,
+        due: float | None = None,
+        peer: str | None = None,
+        service_id: str | None = None,
+        refusals: int | None = None,
+    ) -> list[OutboxRow]:
+        """refusals: that have met with at least so many."""
+
     def post(self, row: OutboxRow) -> None:
         """Insert; an equal (peer, service_id, kind, rid) keeps its created_at."""
 
@@ -413,7 +457,7 @@ class Tx(Protocol):
     def forget(self, project_id: str, key: str) -> None: ...
 
     def take_identifier(self, service_id: str, low: int, high: int) -> int | None:
-        """The lowest free k in low..high for that service; None when all are taken."""
+        """A free k in low..high for that service; None when all are taken."""
 
     def release_identifier(self, service_id: str) -> None: ...
 

@@ -25,7 +25,7 @@ class Refusals:
         most = self.here.limits.refusals
 
         def look(tx: Tx) -> list[tuple[ServiceRow, OutboxRow]]:
-            refused = [o for o in tx.outbox() if o.kind == "document" and o.refusals >= most]
+            refused = [o for o in tx.outbox(refusals=most) if o.kind == "document"]
             found = [(tx.service(o.service_id), o) for o in refused]
             return [(row, o) for row, o in found if row is not None]
 

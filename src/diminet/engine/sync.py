@@ -88,8 +88,7 @@ class Sync:
 
     async def round(self) -> None:
         """Begin to ask every site that we share something with; one that is slow delays no other."""
-        rows = await self.here.store.read(lambda tx: tx.live_services())
-        shared = {m.site for r in rows if r.left is None for m in r.document.members if not m.deferred}
+        shared = await self.here.store.read(lambda tx: tx.sharing_sites())
         for site in shared - {self.here.name} - self.busy:
             self.busy.add(site)
             self.here.later(self._exchange(site))
@@ -249,7 +248,11 @@ class Sync:
         """Services of which a site was away at creation: take it in once it answers; one that refuses
         is asked ever more seldom."""
         now = self.here.clock.now()
-        rows = await self.here.store.read(self._incomplete)
+        rows = [
+            row
+            for row in await self.here.store.read(lambda tx: tx.services_waiting())
+            if row.document.epoch.site == self.here.number
+        ]
         due = {row.document.service_id: self._due(row, now) for row in rows}
         back = await self.changes.back({site for sites in due.values() for site in sites})
         for row in rows:
@@ -259,15 +262,6 @@ class Sync:
                     await self.changes.complete(self._for(row.document), row, sites)
             except DiminetError:
                 continue  # told by an event and the fault; asked again later
-
-    def _incomplete(self, tx: Tx) -> list[ServiceRow]:
-        return [
-            row
-            for row in tx.live_services()
-            if not row.document.tombstone
-            and row.document.epoch.site == self.here.number
-            and any(m.deferred for m in row.document.members)
-        ]
 
     @staticmethod
     def _due(row: ServiceRow, now: float) -> set[str]:
