@@ -251,6 +251,7 @@ def limits(settings: Settings) -> Limits:
         members_per_service=given.members_per_service,
         blocks_per_project=given.blocks_per_project,
         overlaps_batch=given.overlaps_batch,
+        sync_entries=given.sync_entries,
     )
 
 

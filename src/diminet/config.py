@@ -163,6 +163,11 @@ class LimitSettings(Section):
 
     # time between instances
     sync_interval: Seconds = Field(10.0, description="seconds between exchanges with a peer")
+    sync_entries: Count = Field(
+        2000,
+        description="shared services up to which one exchange of a pair of sites serves both (some 350 bytes "
+        "of east_west_body_bytes each); with more, both ask",
+    )
     outbox_backoff_first: Seconds = Field(
         0.5, description="seconds before the first repetition to a peer that did not answer; doubles"
     )

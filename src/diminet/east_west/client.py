@@ -297,9 +297,9 @@ class HttpPeer:
         path = envelope.service_path(service_id) + "/requests"
         return self._read(ChangeAnswer, await self._peers.call(self._site, ctx, "POST", path, change))
 
-    async def sync(self, ctx: Context) -> SyncReport:
+    async def sync(self, ctx: Context, mine: SyncReport | None = None) -> SyncReport:
         query = {"member": self._peers.site_name}
-        answer = await self._peers.call(self._site, ctx, "GET", envelope.PATH, query=query)
+        answer = await self._peers.call(self._site, ctx, "GET", envelope.PATH, mine, query)
         return await self._numbered(self._read(SyncReport, answer))
 
     async def _numbered(self, answer: N) -> N:

@@ -30,7 +30,15 @@ from diminet.errors import (
     SiteUnknown,
     TooLarge,
 )
-from diminet.messages import BlockRequest, Change, Context, DocumentPut, ReserveRequest, Tombstone
+from diminet.messages import (
+    BlockRequest,
+    Change,
+    Context,
+    DocumentPut,
+    ReserveRequest,
+    SyncReport,
+    Tombstone,
+)
 
 DEFAULT_MAX_BODY_BYTES = 4 * 1024 * 1024  # a document with 250 members and 1,024 blocks fits many times
 DEFAULT_BODY_TIMEOUT_S = 10.0
@@ -217,7 +225,12 @@ class EastWestServer:
             raise NotAuthorised(
                 f"site {message.ctx.sender!r} may ask for what it shares itself, not for {member[:80]!r}"
             )
-        return await self._horizontal.sync(message.ctx)
+        mine = await message.body_if_any(SyncReport)
+        if mine is not None:
+            if mine.site != member:
+                raise NotAuthorised(f"site {member!r} may tell its own part, not that of {mine.site[:80]!r}")
+            envelope.check_number(await self._directory.site(member), mine.number, self._site_name)
+        return await self._horizontal.sync(message.ctx, mine)
 
     async def _put(self, message: _Message) -> BaseModel:
         message.query()

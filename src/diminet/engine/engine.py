@@ -122,8 +122,8 @@ class Engine:
         work = self.requests.handed_in(ctx, service_id, change)
         return await self._audited(change.operation, ctx, service_id, work)
 
-    async def sync(self, ctx: Context) -> SyncReport:
-        return await self.sync_.report(ctx)
+    async def sync(self, ctx: Context, mine: SyncReport | None = None) -> SyncReport:
+        return await self.sync_.answer(ctx, mine)
 
     async def _audited(self, what: str, ctx: Context, service_id: str, work: Awaitable[T]) -> T:
         """What a peer was refused is in the history, for operators only: the peer's word on whose
@@ -172,7 +172,7 @@ class Engine:
             (limits.reconcile_interval, self._repair),
             (limits.reconcile_interval, self._grow),
             (limits.reconcile_interval, self._tidy),
-            (limits.sync_interval, self.sync_.round),
+            (limits.sync_interval / 4, self.sync_.round),
             (limits.sync_interval, self.refusals.settle),
             (limits.sync_interval, self.sync_.complete_deferred),
         ]

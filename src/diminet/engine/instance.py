@@ -21,7 +21,8 @@ log = structlog.get_logger()
 class Limits:
     """Seconds unless said. undo_share: part of a request's time kept for undoing it. outbox_batch:
     messages to one peer at one go. refusals: of one document by one member before it is put off.
-    overlaps_batch: services looked at for overlaps in one round."""
+    overlaps_batch: services looked at for overlaps in one round. sync_entries: services of which an asker
+    tells its own part with its question; with more, the other site asks by itself."""
 
     request_timeout: float = 10.0
     undo_share: float = 0.25
@@ -50,6 +51,7 @@ class Limits:
     blocks_per_project: int = 100 * 1024
     parallel_repairs: int = 4
     overlaps_batch: int = 200
+    sync_entries: int = 2000
 
 
 class Meter(Protocol):

@@ -1,6 +1,8 @@
 """Anti-entropy: one exchange per pair of sites and interval, whatever the number of services they share.
 
-What is behind here is fetched, from the master; what is behind there is posted, if we are the master.
+It carries both sides' parts and serves both. The site with the lower number asks; the other one asks only
+when it has not been asked for a good while: its way may be open where the first one's is not. What is
+behind here is fetched, from the master; what is behind there is posted, if we are the master.
 """
 
 from collections import defaultdict
@@ -17,7 +19,10 @@ from diminet.engine.ports import HeldBlock, MemberRow, PeerRow, ServiceRow, Tx
 from diminet.errors import DiminetError, ServiceNotFound, Unavailable
 from diminet.logic import blocks as block_logic
 from diminet.messages import Context, DocumentPut, SyncEntry, SyncReport, Tombstone
-from diminet.model import Document, Initiator
+from diminet.model import Document, Initiator, Site
+
+ASKER_WAITS = 0.75  # of sync_interval; looked at four times in it, so it is asked once in each
+OTHER_WAITS = 1.5
 
 log = structlog.get_logger()
 
@@ -32,13 +37,21 @@ class Sync:
         self.pools = pools
         self.changes = changes
         self.busy: set[str] = set()  # peers with which an exchange is under way in this process
+        self.met: dict[str, float] = {}  # peer -> when an exchange that serves both last began
 
     # -- answering -----------------------------------------------------------------------------------
 
-    async def report(self, ctx: Context) -> SyncReport:
-        """What we have of every service that the asking site has a part in."""
+    async def answer(self, ctx: Context, theirs: SyncReport | None) -> SyncReport:
+        """What we have; what the asker has told of itself is looked at behind the answer."""
         asker = ctx.sender or self.here.name
         await self.heard(asker, ctx.incarnation)
+        if theirs is not None:
+            self.met[asker] = self.here.clock.now()
+            self.here.later(self._take_in(asker, theirs))
+        return await self.report(asker)
+
+    async def report(self, asker: str) -> SyncReport:
+        """What we have of every service that the other site has a part in."""
 
         def look(tx: Tx) -> tuple[list[SyncEntry], str]:
             rows = [row for row in tx.services_shared_with(asker) if self._concerns(tx, row, asker)]
@@ -87,11 +100,18 @@ class Sync:
     # -- asking --------------------------------------------------------------------------------------
 
     async def round(self) -> None:
-        """Begin to ask every site that we share something with; one that is slow delays no other."""
+        """Begin to ask every site that we share something with and whose turn it is; one that is slow
+        delays no other."""
         shared = await self.here.store.read(lambda tx: tx.sharing_sites())
-        for site in shared - {self.here.name} - self.busy:
-            self.busy.add(site)
-            self.here.later(self._exchange(site))
+        for site in await self.here.directory.sites():
+            if site.name in shared - {self.here.name} - self.busy and self._is_due(site):
+                self.busy.add(site.name)
+                self.here.later(self._exchange(site.name))
+
+    def _is_due(self, site: Site) -> bool:
+        first = self.here.number < site.number
+        wait = self.here.limits.sync_interval * (ASKER_WAITS if first else OTHER_WAITS)
+        return self.here.clock.now() >= self.met.get(site.name, 0.0) + wait
 
     async def _exchange(self, site: str) -> None:
         try:
@@ -101,16 +121,21 @@ class Sync:
 
     async def with_peer(self, site: str) -> DiminetError | None:
         """One exchange; a peer that is away is asked again at the next interval."""
-        ctx = self._ctx("diminet")
+        self.met[site] = self.here.clock.now()
         try:
-            report = await self.here.peers.at(site).sync(ctx)
+            mine = await self.report(site)
+            told = mine if len(mine.services) <= self.here.limits.sync_entries else None
+            report = await self.here.peers.at(site).sync(self._ctx("diminet"), told)
             await self.heard(site, report.incarnation)
-            for entry in report.services:
-                await self._compare_one(site, entry)
-            await self._unknown_there(site, {e.service_id for e in report.services})
+            await self._take_in(site, report)
         except DiminetError as error:
             return error
         return None
+
+    async def _take_in(self, site: str, report: SyncReport) -> None:
+        for entry in report.services:
+            await self._compare_one(site, entry)
+        await self._unknown_there(site, {e.service_id for e in report.services})
 
     def _ctx(self, project_id: str) -> Context:
         clock = self.here.clock
