@@ -145,6 +145,8 @@ class Site:
                     revoked=credentials.revoked,
                     max_body_bytes=given.east_west_body_bytes,
                     body_timeout_s=given.body_timeout,
+                    rate_per_second=given.east_west_rate_per_second,
+                    rate_burst=given.east_west_rate_burst,
                 ),
                 east_west.host,
                 east_west.port,

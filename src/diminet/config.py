@@ -213,6 +213,11 @@ class LimitSettings(Section):
     overlaps_batch: Count = Field(
         200, description="services looked at in one reconcile_interval for subnets that appeared and overlap"
     )
+    # peers
+    east_west_rate_per_second: float = Field(
+        200.0, gt=0, le=1e6, allow_inf_nan=False, description="messages per second and peer"
+    )
+    east_west_rate_burst: Count = Field(1000, description="messages that a peer may send at once")
     # users
     services_per_project: Count = Field(100, description="quota: services of a project")
     members_per_service: int = Field(

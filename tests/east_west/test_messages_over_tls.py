@@ -139,7 +139,7 @@ def test_a_newer_minors_field_in_a_block_is_no_reason_to_refuse(world):
     assert world.horizontal.calls[0][3].blocks == (block,)
 
 
-@pytest.mark.parametrize("code", sorted(errors.BY_CODE))
+@pytest.mark.parametrize("code", sorted(errors.BY_CODE.keys() - {"too-many-requests"}))  # test_peer_rates
 def test_errors_cross_with_their_code(world, code):
     world.horizontal.error = errors.BY_CODE[code]("because", retry_after=3.0, ticket=(1, 2, 3))
 
