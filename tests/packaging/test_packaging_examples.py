@@ -43,6 +43,11 @@ def test_units_name_what_is_there(unit: Path) -> None:
                 assert (PACKAGING / word.split("/packaging/")[1]).exists()
 
 
+def test_only_the_supervisor_of_frr_is_asked_to_stop() -> None:
+    """systemd's default asks every process, and zebra answers with a crash."""
+    assert "KillMode=mixed" in (PACKAGING / "systemd/diminet-frr.service").read_text().splitlines()
+
+
 @pytest.fixture
 def namespace_script() -> Iterator[tuple[Path, Path]]:
     """The script under another directory, so that an installed instance is left alone; and the directory."""
