@@ -8,10 +8,11 @@ BIN := .venv/bin
 ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
 SITES ?= 3
 TESTS ?=
+WORKERS ?= 2
 
 help:
 	@echo 'make demo    set up, join three sites, show what happened'
-	@echo 'make test    set up, run all checks and tests (TESTS=path: only those tests)'
+	@echo 'make test    set up, run all checks and tests (TESTS=path: only those; WORKERS=2 at once)'
 	@echo 'make lab     set up, run a lab in the foreground (SITES=3)'
 	@echo 'make bench   set up, measure creates and deletes'
 	@echo 'make setup   only set up: Debian packages, .venv and the OpenStack of the tests (.venv-openstack)'
@@ -34,7 +35,7 @@ lint:
 	$(BIN)/lint-imports
 
 pytest:
-	$(ROOT) $(BIN)/pytest $(TESTS)
+	$(ROOT) $(BIN)/pytest -n $(WORKERS) --dist loadfile $(TESTS)
 
 lab: core
 	$(ROOT) $(BIN)/diminet lab up --sites $(SITES)

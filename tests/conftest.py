@@ -1,5 +1,6 @@
 """For all tests."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -8,6 +9,8 @@ import structlog
 from openstack_servers import cloud
 
 __all__ = ["cloud"]  # a fixture for every room's tests
+
+LAB_RERUNS = int(os.environ.get("LAB_RERUNS", "1"))
 
 
 @pytest.fixture(autouse=True)
@@ -21,4 +24,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Real daemons on a small, noisy machine: a lab test has a second try, which pytest reports."""
     for item in items:
         if item.get_closest_marker("lab"):
-            item.add_marker(pytest.mark.flaky(reruns=1, reruns_delay=5))
+            item.add_marker(pytest.mark.flaky(reruns=LAB_RERUNS, reruns_delay=5))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What the first tries died of: a second that passes must not hide a defect."""
+    for report in terminalreporter.stats.get("rerun", ()):
+        terminalreporter.section(f"first try of {report.nodeid} ({report.when})")
+        terminalreporter.write_line(report.longreprtext)

@@ -6,6 +6,7 @@ and end in the reverse one; the data plane stays.
 """
 
 import asyncio
+import gc
 import math
 import signal
 import ssl
@@ -59,6 +60,8 @@ async def _serve(settings: Settings) -> None:
         loop.add_signal_handler(number, stopping.set)
     async with AsyncExitStack() as stack:
         site = await Site.open(settings, stack)
+        gc.collect()
+        gc.freeze()  # what the start made stays: no later collection has to walk it
         running = asyncio.create_task(site.engine.run())
         stack.push_async_callback(_cancel, running)
         log.info("serving", site=settings.site.name)

@@ -49,6 +49,13 @@ def test_every_error_of_the_engine_has_its_status_and_both_forms(north, code):
         assert (reply.headers["WWW-Authenticate"] is not None) is (reply.status == 401)
 
 
+def test_too_few_entries_are_counted_in_words(north):
+    entry = {"site": "paris"}
+    reply = north.ask("POST", ROOT, {"service": {"name": "n", "type": "l2", "resources": [entry]}})
+    assert (reply.status, reply.code) == (400, "invalid-request")
+    assert reply.json["error"]["message"] == "service.resources: give at least 2 entries; it has 1"
+
+
 @pytest.mark.parametrize("accept", ["application/problem+json;q=0", "application/json", ""])
 def test_a_problem_is_not_sent_to_who_does_not_want_it(north, accept):
     reply = north.ask("GET", "/nope", headers={"Accept": accept})

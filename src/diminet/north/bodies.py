@@ -121,6 +121,11 @@ def _problem(error: dict[str, Any], whole: str) -> str:
         return f"{where}: there is no such field; remove it or correct its name"
     if error["type"] == "missing":
         return f"{where}: is missing; add it"
+    if error["type"] in ("too_short", "too_long"):
+        context = error["ctx"]
+        bound = context.get("min_length", context.get("max_length"))
+        word = "at least" if error["type"] == "too_short" else "at most"
+        return f"{where}: give {word} {bound} entries; it has {context['actual_length'] or 'none'}"
     return f"{where}: {error['msg'].removeprefix('Value error, ')}"
 
 
