@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 
 from pydantic import SecretStr
 
-from diminet.errors import DiminetError, NetworkNotFound
+from diminet.errors import DiminetError
 from diminet.model import (
     Capabilities,
     Health,
@@ -203,7 +203,9 @@ class NeutronSouth:
         vpns, made, changed = await asyncio.gather(
             self._vpns.all(), self._networks.ours(), self._subnets.changed()
         )
-        joined = {n: (s, vpn) for vpn in vpns if (s := marks.service_of(vpn["name"])) for n in vpn["networks"]}
+        joined = {
+            n: (s, vpn) for vpn in vpns if (s := marks.service_of(vpn["name"])) for n in vpn["networks"]
+        }
         found = [_made(network, joined.get(network["id"])) for network in made]
         theirs = (joined.keys() | changed.keys()) - {network["id"] for network in made}
         found += [_theirs(n, joined.get(n), changed.get(n, [])) for n in theirs]
