@@ -33,7 +33,8 @@ PROTOCOL_MINOR = 0
 class Context(Model):
     """The envelope. sender: the peer's name from its certificate (None: this instance itself).
 
-    token: the user's, handed on once to the site asked and never stored. deadline: epoch seconds.
+    token: the user's, handed on once to the site asked and never stored. service_token: the instance's
+    beside it, where the sites ask one Keystone. deadline: epoch seconds.
     """
 
     request_id: str
@@ -41,6 +42,7 @@ class Context(Model):
     sender: str | None = None
     incarnation: str | None = None
     token: SecretStr | None = None
+    service_token: SecretStr | None = None
     deadline: float | None = None
 
 

@@ -156,7 +156,7 @@ class Cloud:
         return {**self._keystones.pids, **self._neutrons.pids}
 
     def user(self, name: str) -> User:
-        """admin, diminet (the instances' service user), neutron, demo, demo-reader or other."""
+        """admin, diminet and diminet-peers (the instances'), neutron, demo, demo-reader or other."""
         return self._templates.accounts.user(name)
 
     def session(self, user: str, *, keystone: str = SHARED) -> Session:

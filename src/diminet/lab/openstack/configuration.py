@@ -126,6 +126,7 @@ def _sqlite(path: Path) -> dict[str, object]:
 
 
 def base_mac(number: int) -> str:
-    """Every region its own, so that no MAC is at two sites of one L2 service (docs/openstack.md): the first
-    four octets are fa:16 and the site's number."""
-    return f"fa:16:{number >> 8:02x}:{number & 0xFF:02x}:00:00"
+    """Every region its own, so that no MAC is at two sites of one L2 service (docs/openstack.md): the site's
+    number is in the third and fourth octets. A fourth one of 00 would mean any to Neutron."""
+    high, low = divmod(number - 1, 255)
+    return f"fa:16:{high:02x}:{low + 1:02x}:00:00"

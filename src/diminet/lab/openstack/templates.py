@@ -21,6 +21,7 @@ MAKE_TIMEOUT = 300.0  # seconds
 TOKEN_LIFETIME = 24 * 3600  # seconds
 SERVICE_PROJECT, PROJECT, OTHER_PROJECT = "service", "demo", "other"
 SERVICE_USER = "diminet"
+PEERS_USER = "diminet-peers"
 
 
 class Templates(NamedTuple):
@@ -46,7 +47,8 @@ def prepare(environment: Environment) -> Templates:
 
 
 def new_accounts() -> Accounts:
-    """diminet: as docs/openstack.md has it. neutron: only validates tokens. demo and other: two tenants."""
+    """diminet and diminet-peers: as docs/openstack.md has them. neutron: only validates tokens. demo and
+    other: two tenants."""
 
     def user(name: str, project: str, *roles: str) -> User:
         return User(name=name, password=secrets.token_urlsafe(16), project=project, roles=roles)
@@ -57,6 +59,7 @@ def new_accounts() -> Accounts:
         users=(
             user("neutron", SERVICE_PROJECT, "service"),
             user(SERVICE_USER, SERVICE_PROJECT, "service", "admin"),
+            user(PEERS_USER, SERVICE_PROJECT, "service"),
             user("demo", PROJECT, "member"),
             user("demo-reader", PROJECT, "reader"),
             user("other", OTHER_PROJECT, "member"),
@@ -103,7 +106,7 @@ def _make(environment: Environment, home: Path) -> None:
             region="template",
             keystone_url="http://127.0.0.1:1/v3",  # it is not spoken to
             service=accounts.user("neutron"),
-            base_mac=configuration.base_mac(0),
+            base_mac=configuration.base_mac(1),
         )
     )
     _write_private(home / "accounts.json", accounts.model_dump_json())
