@@ -118,7 +118,7 @@ def _handler(proxy: FaultProxy) -> type[BaseHTTPRequestHandler]:
             else:
                 self._answer(*self._forward(body))
 
-        do_GET = do_POST = do_PUT = do_DELETE = _any
+        do_GET = do_POST = do_PUT = do_DELETE = _any  # noqa: N815  # names that http.server calls
 
         def _forward(self, body: bytes) -> tuple[int, bytes, str]:
             onward = http.client.HTTPConnection(*proxy.target, timeout=60)

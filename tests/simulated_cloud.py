@@ -379,6 +379,9 @@ class Quiet:
     def set_outbox(self, depth: int, oldest_age: float) -> None:
         return
 
+    def set_audit(self, counts: Any) -> None:
+        return
+
 
 class Cloud:
     def __init__(self, *names: str, url: str = "sqlite://", limits: Limits = LIMITS) -> None:

@@ -20,7 +20,8 @@ log = structlog.get_logger()
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Seconds unless said. undo_share: part of a request's time kept for undoing it. outbox_batch:
-    messages to one peer at one go. refusals: of one document by one member before it is put off."""
+    messages to one peer at one go. refusals: of one document by one member before it is put off. audit_ports:
+    of one service and site, told to the others."""
 
     request_timeout: float = 10.0
     undo_share: float = 0.25
@@ -41,12 +42,15 @@ class Limits:
     events_most: int = 100_000
     watermark: int = 4
     pool_step: int = 1
+    growth_steps: int = 4
     vni_k_first: int = 1
     vni_k_last: int = 4095
     services_per_project: int = 1000
     members_per_service: int = 250
     blocks_per_project: int = 100 * 1024
     parallel_repairs: int = 4
+    audit_interval: float = 10.0
+    audit_ports: int = 4096
 
 
 class Meter(Protocol):
@@ -56,6 +60,7 @@ class Meter(Protocol):
     def set_services(self, counts: Mapping[tuple[str, str], int]) -> None: ...
     def set_blocks(self, counts: Mapping[tuple[str, str], int]) -> None: ...
     def set_outbox(self, depth: int, oldest_age: float) -> None: ...
+    def set_audit(self, counts: Mapping[str, int]) -> None: ...
 
 
 class Locks:

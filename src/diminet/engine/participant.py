@@ -368,6 +368,7 @@ class Participant:
             state=self.state_of(row, held),
             blocks=tuple(h.block for h in held),
             confirmed=row.confirmed == row.document.pair,
+            ports=self.reconciler.audit.mine.get(service_id, {}),
         )
 
     @staticmethod

@@ -7,6 +7,7 @@ then the networks and pools as they were, then our rows.
 
 from collections.abc import Mapping, Sequence
 
+from diminet.engine.audit import Audit
 from diminet.engine.instance import Instance
 from diminet.engine.pools import Pools
 from diminet.engine.ports import ServiceRow, Tx
@@ -25,9 +26,10 @@ TAKEN_DOWN = {ProvisioningStatus.PENDING_DELETE, ProvisioningStatus.REVOKED}
 
 
 class Reconciler:
-    def __init__(self, here: Instance, pools: Pools) -> None:
+    def __init__(self, here: Instance, pools: Pools, audit: Audit) -> None:
         self.here = here
         self.pools = pools
+        self.audit = audit
         self.health: Mapping[str, Health] = {}
         self.appeared: Mapping[str, tuple[str, ...]] = {}
 
@@ -198,7 +200,8 @@ class Reconciler:
     def problems(self, service_id: str) -> tuple[str, ...]:
         """What was wrong with our part when we last looked: sentences."""
         health = self.health.get(service_id)
-        return (*(health.problems if health else ()), *self.appeared.get(service_id, ()))
+        seen = health.problems if health else ()
+        return (*seen, *self.appeared.get(service_id, ()), *self.audit.problems(service_id))
 
     async def look_for_overlaps(self) -> None:
         """Subnets that have appeared since the document was written and stand against it."""
