@@ -30,6 +30,7 @@ SERVICE_ROLE = "service"
 MAX_TOKEN_LENGTH = 16_384  # characters; Fernet's have some 250
 MAX_REMEMBERED = 10_000  # tokens
 TOKENS = "/auth/tokens?nocatalog=1"
+SELF = "/auth/projects"  # what any user may ask
 
 
 log = structlog.get_logger(__name__)
@@ -129,10 +130,13 @@ class KeystoneIdentity:
             return ctx
         return ctx.model_copy(update={"service_token": SecretStr(service or "")})
 
-    def close(self) -> None:
-        self._cloud.close()
-        if self._peers_cloud is not None:
-            self._peers_cloud.close()
+    async def problems(self) -> tuple[str, ...]:
+        """Why Keystone cannot be asked now; empty when it can."""
+        try:
+            await self._cloud.ask(lambda session: get(session, SELF))
+        except (SiteUnreachable, SiteRefused) as error:
+            return (error.message,)
+        return ()
 
     async def _initiator(self, ctx: Context) -> Subject | None:
         """Who asked, by the token that came along; None without one that this Keystone knows. An expired
