@@ -90,7 +90,9 @@ class Audit:
                 continue  # told as what appeared is
             if self.here.type_of(document.type).uses_blocks:
                 cidrs = [subnet.cidr for subnet in resource.subnets]
-                own = logic.sightings(ports, cidrs, _gateways(document))
+                gateways = [subnet.gateway_ip for subnet in resource.subnets if subnet.gateway_ip]
+                own = logic.sightings(ports, cidrs, gateways)
+                findings += logic.of_gateways(self.here.name, document, own)
                 findings += await self._addresses(document, resource, own)
                 seen |= own
             findings += logic.of_filters(self.here.name, document, resource.resource_id, ingress)
@@ -108,7 +110,7 @@ class Audit:
         wanted = [subnet.cidr for subnet in resource.subnets]
         findings, changed = logic.of_subnets(here.name, network, wanted, shapes)
         if changed:
-            await self.pools.shape(document, resource)
+            await self._shape(document, resource)
         return findings
 
     async def _held(self, document: Document) -> list[HeldBlock]:
@@ -143,7 +145,14 @@ class Audit:
                 await self.pools.pool_block(document, block)
             else:
                 await self.pools.ask_for(document, block)
-        await self.pools.shape(document, resource)
+        await self._shape(document, resource)
+
+    async def _shape(self, document: Document, resource: Resource) -> None:
+        """What the VIM refuses (a port has the gateway's address) is found, and told, by the rest."""
+        try:
+            await self.pools.shape(document, resource)
+        except DiminetError as error:
+            log.info("audit", service=document.service_id, code=error.code, message=error.message)
 
     async def _tell(self, row: ServiceRow, news: Sequence[Finding]) -> None:
         document = row.document
@@ -158,10 +167,6 @@ class Audit:
         )
         await self.here.store.write(lambda tx: tx.add_event(event))
         await self.here.tell_news()
-
-
-def _gateways(document: Document) -> set[str]:
-    return {s.gateway_ip for r in document.resources for s in r.subnets if s.gateway_ip}
 
 
 def _digest(seen: Mapping[str, str]) -> str:

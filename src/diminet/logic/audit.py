@@ -87,17 +87,36 @@ def of_others(site: str, other: str, mine: Mapping[str, str], theirs: Mapping[st
     return findings
 
 
-def sightings(ports: Iterable[PortFacts], cidrs: Iterable[str], apart: Iterable[str]) -> dict[str, str]:
-    """Address -> MAC of this site's ports in the service's CIDRs. apart: addresses that are left out, the
-    gateways: they are at several sites on purpose, or told by the document."""
-    left_out = {ip_address(address) for address in apart}
+def sightings(ports: Iterable[PortFacts], cidrs: Iterable[str], gateways: Iterable[str]) -> dict[str, str]:
+    """Address -> MAC of this site's ports in the service's CIDRs. gateways: of this site, which are left
+    out where the site itself has them: the document tells of them."""
+    own = {ip_address(address) for address in gateways}
     networks = [ip_network(cidr) for cidr in cidrs]
     found = {}
     for port in ports:
         address = ip_address(port.ip)
-        if address not in left_out and any(address in network for network in networks):
+        ours = port.infrastructure and address in own
+        if not ours and any(address in network for network in networks):
             found[str(address)] = port.mac.lower()
     return found
+
+
+def of_gateways(site: str, document: Document, used: Iterable[str]) -> list[Finding]:
+    """used: addresses of ports here other than gateways. One that is the gateway of a site, this one too,
+    takes what the instances there send elsewhere."""
+    whose: dict[str, set[str]] = {}
+    for resource in document.resources:
+        for subnet in resource.subnets:
+            if subnet.gateway_ip:
+                whose.setdefault(str(ip_address(subnet.gateway_ip)), set()).add(resource.site)
+    return [
+        Finding(
+            "address",
+            f"address {address} is in use by a port of site {site}, but is the gateway of "
+            f"{', '.join(f'site {other}' for other in sorted(whose[address]))}: give the port another",
+        )
+        for address in sorted(set(used) & whose.keys())
+    ]
 
 
 # -- subnets -----------------------------------------------------------------------------------------
