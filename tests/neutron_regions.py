@@ -68,7 +68,14 @@ class Regions(Cloud):
         self.admins = {name: Tenant(openstack, name, "admin") for name in names}
         self.stores = {name: SqlStore("sqlite://", threaded=False) for name in names}
         for number, name in enumerate(names, 1):
+            self._unmark(name)
             self.start(name, number)
+
+    def _unmark(self, name: str) -> None:
+        """Each test has databases of its own, and the mark of the one before stands against them."""
+        for vpn in self.admins[name].list("bgpvpn"):
+            if vpn["name"].startswith("diminet-mark-database="):
+                self.admins[name].drop("bgpvpn", vpn["id"])
 
     def start(self, name: str, number: int, life: Life | None = None) -> None:
         life = life or Life()

@@ -161,6 +161,7 @@ class Engine:
             (limits.reconcile_interval, self._grow),
             (limits.reconcile_interval, self._tidy),
             (limits.audit_interval, self.audit.round),
+            (limits.audit_interval, self.reconciler.sweep_networks),
             (limits.sync_interval, self.sync_.round),
             (limits.sync_interval, self.sync_.defer_refused),
             (limits.sync_interval, self.sync_.complete_deferred),
