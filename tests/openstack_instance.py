@@ -21,7 +21,7 @@ def site_cloud(
     """As that user at that Keystone."""
     path = directory / f"clouds-{user}-{keystone}.yaml"
     path.write_text(json.dumps(cloud.clouds_yaml(user, keystone=keystone)))
-    asked = SiteCloud(Entry("diminet", path, site), site=site, threads=4, timeout=20.0)
+    asked = SiteCloud(Entry(user, path, site), site=site, threads=4, timeout=20.0)
     try:
         yield asked
     finally:

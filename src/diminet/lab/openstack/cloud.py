@@ -183,18 +183,20 @@ class Cloud:
         projects: list[dict[str, Any]] = self._admin(keystone).get(url).json()["projects"]
         return str(projects[0]["id"])
 
-    def clouds_yaml(self, user: str, *, keystone: str = SHARED) -> dict[str, Any]:
-        """Content of a clouds.yaml with one cloud, `diminet`; JSON is YAML."""
-        account = self.user(user)
-        auth = {
-            "auth_url": self.keystone_url(keystone),
-            "username": account.name,
-            "password": account.password,
-            "project_name": account.project,
-            "user_domain_id": DOMAIN,
-            "project_domain_id": DOMAIN,
-        }
-        return {"clouds": {"diminet": {"auth": auth, "identity_api_version": 3}}}
+    def clouds_yaml(self, *users: str, keystone: str = SHARED) -> dict[str, Any]:
+        """Content of a clouds.yaml with an entry for each user, under the user's name; JSON is YAML."""
+        clouds = {}
+        for account in map(self.user, users):
+            auth = {
+                "auth_url": self.keystone_url(keystone),
+                "username": account.name,
+                "password": account.password,
+                "project_name": account.project,
+                "user_domain_id": DOMAIN,
+                "project_domain_id": DOMAIN,
+            }
+            clouds[account.name] = {"auth": auth, "identity_api_version": 3}
+        return {"clouds": clouds}
 
     # -- the catalog -------------------------------------------------------------------------------
 
