@@ -1,6 +1,6 @@
 # The names that people and scripts rely on (docs/operations.md). Everything that needs root uses sudo if you
 # are not root.
-.PHONY: help setup demo test lint pytest lab bench
+.PHONY: help setup core demo test lint pytest lab bench
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -15,12 +15,15 @@ help:
 	@echo 'make test    set up, run all checks and tests (TESTS=path: only those; WORKERS=2 at once)'
 	@echo 'make lab     set up, run a lab in the foreground (SITES=3)'
 	@echo 'make bench   set up, measure creates and deletes'
-	@echo 'make setup   only set up: Debian packages and .venv'
+	@echo 'make setup   only set up: Debian packages, .venv and the OpenStack of the tests (.venv-openstack)'
 
 setup:
+	@sh scripts/setup.sh --openstack
+
+core:
 	@sh scripts/setup.sh
 
-demo: setup
+demo: core
 	@$(ROOT) $(BIN)/python -m diminet.lab.demo
 
 test: setup lint pytest
@@ -34,8 +37,8 @@ lint:
 pytest:
 	$(ROOT) $(BIN)/pytest -n $(WORKERS) --dist loadfile $(TESTS)
 
-lab: setup
+lab: core
 	$(ROOT) $(BIN)/diminet lab up --sites $(SITES)
 
-bench: setup
+bench: core
 	$(ROOT) $(BIN)/diminet bench create

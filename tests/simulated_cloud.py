@@ -26,9 +26,11 @@ from diminet.model import (
     Capabilities,
     Entry,
     Health,
+    Ingress,
     Initiator,
     NetworkFacts,
     PortFacts,
+    Remains,
     Site,
     SubnetFacts,
     SubnetShape,
@@ -63,6 +65,8 @@ class SimulatedVim:
         self.refuse: set[str] = set()
         self.keeper: Any = None
         self.calls: Counter[str] = Counter()
+        self.filters: dict[str, tuple[Ingress, ...]] = {}
+        self.marks: dict[str, str] = {}
 
     def _call(self, name: str) -> None:
         self.calls[name] += 1
@@ -120,7 +124,7 @@ class SimulatedVim:
     async def capabilities(self) -> Capabilities:
         return Capabilities(kind="simulated", shared_gateway=True, data_plane=True)
 
-    async def network(self, network_id: str) -> NetworkFacts:
+    async def network(self, network_id: str, *, as_user: Any = None) -> NetworkFacts:
         self._call("network")
         if network_id not in self.networks:
             raise NetworkNotFound(f"no network {network_id}")
@@ -191,6 +195,29 @@ class SimulatedVim:
 
     async def problems(self) -> tuple[str, ...]:
         return ()
+
+    async def ingress(self, network_id: str) -> tuple[Ingress, ...]:
+        self._call("ingress")
+        return self.filters.get(network_id, ())
+
+    async def remains(self) -> tuple[Remains, ...]:
+        return tuple(
+            Remains(
+                service_id=service_id,
+                project_id=self.networks[network_id].project_id,
+                network_id=network_id,
+                made=True,
+                key=key,
+            )
+            for (service_id, key), network_id in self.keys.items()
+            if self.networks[network_id].ours
+        )
+
+    async def mark(self, name: str) -> str | None:
+        return self.marks.get(name)
+
+    async def set_mark(self, name: str, value: str) -> None:
+        self.marks[name] = value
 
     def picture(self) -> dict[str, Any]:
         """Everything there is, for comparing before and after."""
@@ -352,6 +379,9 @@ class Quiet:
         return
 
     def set_outbox(self, depth: int, oldest_age: float) -> None:
+        return
+
+    def set_audit(self, counts: Any) -> None:
         return
 
 

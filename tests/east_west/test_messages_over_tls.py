@@ -82,8 +82,8 @@ def test_the_envelope_arrives(world):
             ctx = context(
                 token=SecretStr("s3cret"), deadline=time.time() + 5, sender="forged", incarnation="x"
             )
-            await peers.at("A").hello(ctx)
-            await peers.at("A").hello(context())
+            await peers.at("A").hand_in(ctx, SERVICE, Change(operation="delete"))
+            await peers.at("A").hand_in(context(), SERVICE, Change(operation="delete"))
             return ctx
 
     sent = run(go())
@@ -95,6 +95,24 @@ def test_the_envelope_arrives(world):
     assert got.token.get_secret_value() == "s3cret"
     assert 3 < got.deadline - time.time() <= 5
     assert world.horizontal.calls[1][1].token is None
+
+
+def test_tokens_go_only_where_they_are_judged_and_as_the_identity_says(world):
+    async def outgoing(ctx):
+        return ctx.model_copy(update={"service_token": SecretStr("service")})
+
+    async def go():
+        async with world.serving(), world.peers(outgoing=outgoing) as peers:
+            ctx = context(token=SecretStr("s3cret"))
+            await peers.at("A").hello(ctx)
+            await peers.at("A").snapshot(ctx, SERVICE)
+            await peers.at("A").hand_in(ctx, SERVICE, Change(operation="delete"))
+
+    run(go())
+    first, second, judged = (call[1] for call in world.horizontal.calls)
+    assert (first.token, first.service_token, second.token, second.service_token) == (None,) * 4
+    assert judged.token.get_secret_value() == "s3cret"
+    assert judged.service_token.get_secret_value() == "service"
 
 
 def test_clocks_ten_minutes_apart_do_no_harm(world):

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 from diminet import config
+from diminet.cloud import Entry, configured
 from diminet.directory import file as directory
 from diminet.identity import file as identity
 from diminet.south.linux.frr_daemons import FrrSettings
 
 PACKAGING = Path(__file__).parents[2] / "packaging"
 ETC = PACKAGING / "etc"
+NEUTRON = PACKAGING / "etc-neutron"
 UNITS = sorted((PACKAGING / "systemd").glob("*.service"))
 
 
@@ -23,6 +25,23 @@ def test_the_configuration_and_frr_agree() -> None:
     assert (settings.south.frr_pathspace, settings.south.bgp_asn) == (frr.pathspace, frr.asn)
     assert settings.south.vtep_ip == frr.address
     assert frr.asn in settings.identifiers.bgp_asns
+
+
+def test_the_files_of_an_openstack_site_are_read_as_they_are() -> None:
+    settings = config.load(NEUTRON / "diminet.toml")
+    kinds = (settings.south.kind, settings.identity.kind, settings.directory.kind)
+    assert kinds == ("neutron", "keystone", "keystone")
+    assert settings.openstack.peers_cloud is not None
+    for name in (settings.openstack.cloud, settings.openstack.peers_cloud):
+        region = configured(Entry(name, NEUTRON / "clouds.yaml", settings.region()), timeout=1.0)
+        assert (region.region_name, region.config["auth"]["username"]) == ("paris", name)
+
+
+def test_the_guide_shows_the_example_configuration() -> None:
+    guide = (PACKAGING.parent / "docs" / "openstack.md").read_text()
+    example = (NEUTRON / "diminet.toml").read_text()
+    settings = [line for line in example.splitlines() if line and not line.startswith("#")]
+    assert "\n".join(settings) in guide
 
 
 def test_the_directory_has_this_site() -> None:

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import structlog
 
+from diminet.engine.audit import Audit
 from diminet.engine.changes import Changes
 from diminet.engine.coordinator import Coordinator
 from diminet.engine.instance import Instance
@@ -60,7 +61,8 @@ class Engine:
         self.here = here
         self.reservations = Reservations(here)
         self.pools = Pools(here)
-        self.reconciler = Reconciler(here, self.pools)
+        self.audit = Audit(here, self.pools)
+        self.reconciler = Reconciler(here, self.pools, self.audit)
         self.participant = Participant(here, self.reservations, self.reconciler)
         self.outbox = Outbox(here, self.participant)
         self.coordinator = Coordinator(
@@ -172,6 +174,8 @@ class Engine:
             (limits.reconcile_interval, self._repair),
             (limits.reconcile_interval, self._grow),
             (limits.reconcile_interval, self._tidy),
+            (limits.audit_interval, self.audit.round),
+            (limits.audit_interval, self.reconciler.sweep_networks),
             (limits.sync_interval / 4, self.sync_.round),
             (limits.sync_interval, self.refusals.settle),
             (limits.sync_interval, self.sync_.complete_deferred),

@@ -22,7 +22,8 @@ class Limits:
     """Seconds unless said. undo_share: part of a request's time kept for undoing it. outbox_batch:
     messages to one peer at one go. refusals: of one document by one member before it is put off.
     overlaps_batch: services looked at for overlaps in one round. sync_entries: services of which an asker
-    tells its own part with its question; with more, the other site asks by itself."""
+    tells its own part with its question; with more, the other site asks by itself. audit_ports: of one
+    service and site, told to the others."""
 
     request_timeout: float = 10.0
     undo_share: float = 0.25
@@ -44,6 +45,7 @@ class Limits:
     events_most: int = 100_000
     watermark: int = 4
     pool_step: int = 1
+    growth_steps: int = 4
     vni_k_first: int = 1
     vni_k_last: int = 4095
     services_per_project: int = 1000
@@ -52,6 +54,8 @@ class Limits:
     parallel_repairs: int = 4
     overlaps_batch: int = 200
     sync_entries: int = 2000
+    audit_interval: float = 10.0
+    audit_ports: int = 4096
 
 
 class Meter(Protocol):
@@ -61,6 +65,7 @@ class Meter(Protocol):
     def set_services(self, counts: Mapping[tuple[str, str], int]) -> None: ...
     def set_blocks(self, counts: Mapping[tuple[str, str], int]) -> None: ...
     def set_outbox(self, depth: int, oldest_age: float) -> None: ...
+    def set_audit(self, counts: Mapping[str, int]) -> None: ...
 
 
 class Locks:

@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal, Protocol, TypeVar
 
+from pydantic import SecretStr
+
 from diminet.messages import (
     Acknowledgement,
     BlockGrant,
@@ -33,12 +35,14 @@ from diminet.model import (
     Document,
     Event,
     Health,
+    Ingress,
     Initiator,
     Model,
     NetworkFacts,
     Pair,
     PortFacts,
     ProvisioningStatus,
+    Remains,
     Site,
     SubnetShape,
     Target,
@@ -80,9 +84,12 @@ class Identity(Protocol):
     async def authenticate(self, token: str) -> Caller:
         """Raises NotAuthenticated."""
 
-    async def authorise(self, ctx: Context, project_id: str) -> None:
+    async def authorise(self, ctx: Context, project_id: str) -> SecretStr | None:
         """May the peer `ctx.sender`, asking for `ctx.initiator`, act here for that project? By this
-        site's own rules (DESIGN section 4). Raises NotAuthorised with what the operator may do."""
+        site's own rules (DESIGN section 4). Raises NotAuthorised with what the operator may do.
+
+        Returns the user's token where this site's VIM knows it, so that the VIM itself decides what
+        that user sees; None: a peer's word was taken, or the VIM knows no users."""
 
 
 class Horizontal(Protocol):
@@ -119,8 +126,9 @@ class South(Protocol):
 
     async def capabilities(self) -> Capabilities: ...
 
-    async def network(self, network_id: str) -> NetworkFacts:
-        """Raises NetworkNotFound."""
+    async def network(self, network_id: str, *, as_user: SecretStr | None = None) -> NetworkFacts:
+        """as_user: a token that `Identity.authorise` returned: as that user sees it. Raises
+        NetworkNotFound."""
 
     async def ports(self, network_id: str) -> tuple[PortFacts, ...]:
         """All addresses in use, gateways and DHCP included."""
@@ -148,6 +156,17 @@ class South(Protocol):
 
     async def problems(self) -> tuple[str, ...]:
         """Which dependency fails (FRR, kernel, Neutron); empty when ready."""
+
+    async def ingress(self, network_id: str) -> tuple[Ingress, ...]:
+        """What the filters of tenants' ports let in; ports that let everything in are left out."""
+
+    async def remains(self) -> tuple[Remains, ...]:
+        """All that DIMINET made or changed in this VIM, as the VIM itself remembers it."""
+
+    async def mark(self, name: str) -> str | None:
+        """A word that an instance has left in the VIM, e.g. which database it ran on."""
+
+    async def set_mark(self, name: str, value: str) -> None: ...
 
 
 class PoolKeeper(Protocol):

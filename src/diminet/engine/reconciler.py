@@ -7,6 +7,9 @@ then the networks and pools as they were, then our rows.
 
 from collections.abc import Mapping, Sequence, Set
 
+import structlog
+
+from diminet.engine.audit import Audit
 from diminet.engine.instance import Instance
 from diminet.engine.pools import Pools
 from diminet.engine.ports import ServiceRow, Tx
@@ -18,19 +21,25 @@ from diminet.model import (
     Health,
     OperatingStatus,
     ProvisioningStatus,
+    Remains,
     SubnetShape,
 )
 
+log = structlog.get_logger()
+
+MARK = "database"  # of the VIM: which database it was last used with
 TAKEN_DOWN = {ProvisioningStatus.PENDING_DELETE, ProvisioningStatus.REVOKED}
 
 
 class Reconciler:
-    def __init__(self, here: Instance, pools: Pools) -> None:
+    def __init__(self, here: Instance, pools: Pools, audit: Audit) -> None:
         self.here = here
         self.pools = pools
+        self.audit = audit
         self.health: Mapping[str, Health] = {}
         self.appeared: Mapping[str, tuple[str, ...]] = {}
         self.looked_at = ""  # id of the last service that was looked at for overlaps
+        self.stranger = False  # the VIM says that it was last used with another database
 
     async def realise(self, service_id: str) -> None:
         """Make this site's part of the service as its row says. Raises what the VIM said; the
@@ -200,7 +209,8 @@ class Reconciler:
     def problems(self, service_id: str) -> tuple[str, ...]:
         """What was wrong with our part when we last looked: sentences."""
         health = self.health.get(service_id)
-        return (*(health.problems if health else ()), *self.appeared.get(service_id, ()))
+        seen = health.problems if health else ()
+        return (*seen, *self.appeared.get(service_id, ()), *self.audit.problems(service_id))
 
     async def look_for_overlaps(self) -> None:
         """Subnets that have appeared since the document was written and stand against it: the next
@@ -268,10 +278,46 @@ class Reconciler:
                 await self.realise(service_id)
             except DiminetError as error:
                 refused.append(error)
-        refused += await self._sweep(strangers)
+        if strangers and await self.trusts_vim():
+            refused += await self._sweep(strangers)
         if wrong or strangers:  # what an idle instance costs is mostly looking
             await self.look()
         return refused
+
+    def _is_wrong(self, row: ServiceRow) -> bool:
+        health = self.health.get(row.document.service_id)
+        return row.applied != row.document.pair or (health is not None and bool(health.problems))
+
+    async def trusts_vim(self) -> bool:
+        """May what this database does not know of be taken for left over? Not if the VIM was last used
+        with another database: then it may be all that is left of live services (`diminet recover`)."""
+        meta = await self.here.store.read(lambda tx: tx.meta())
+        mark = await self.here.south.mark(MARK)
+        if mark is None:
+            await self.here.south.set_mark(MARK, meta.database_id)
+        stranger = mark not in (None, meta.database_id)
+        if stranger and not self.stranger:
+            log.warning("recover", mark=mark, database=meta.database_id, what="run `diminet recover`")
+        self.stranger = stranger
+        return not stranger
+
+    async def sweep_networks(self) -> None:
+        """Networks that we made and nothing here knows of: a VIM that did not answer in time may have
+        made them all the same."""
+        if not await self.trusts_vim():
+            return
+        for remains in await self.here.south.remains():
+            async with self.here.locks[f"promise {remains.service_id}"]:
+                if remains.made and not await self._is_wanted(remains):
+                    await self.here.south.drop_network(remains.network_id)
+
+    async def _is_wanted(self, remains: Remains) -> bool:
+        def look(tx: Tx) -> bool:
+            promised = {r.network_id for r in tx.reservations_of_service(remains.service_id)}
+            joined = {c.resource_id for c in tx.connections(remains.service_id)}
+            return "" in promised or remains.network_id in promised | joined
+
+        return await self.here.store.read(look)
 
     async def _sweep(self, strangers: Set[str]) -> list[DiminetError]:
         """A data plane of ours without a live service: left over by a crash."""

@@ -60,6 +60,7 @@ class States:
             state=self.state_of(row, held),
             blocks=tuple(h.block for h in held),
             confirmed=row.confirmed == row.document.pair,
+            ports=self.reconciler.audit.mine.get(service_id, {}),
         )
 
     @staticmethod

@@ -90,6 +90,7 @@ class Sync:
             provisioning_status=state.provisioning_status,
             operating_status=state.operating_status,
             digest=block_logic.digest(h.block for h in held),
+            ports=self.participant.reconciler.audit.digest(row.document.service_id),
             spare=dict(spare),
         )
 
@@ -218,6 +219,7 @@ class Sync:
             await self.here.store.write(
                 lambda tx: self.participant.learn_blocks(tx, document, snapshot.blocks, site)
             )
+        await self.participant.reconciler.audit.heard(self._ctx(document.project_id), site, entry)
         for cidr, count in entry.spare.items():
             self.pools.spare_of[entry.service_id, cidr, site] = count
         await self.here.store.write(lambda tx: self._note(tx, site, entry))

@@ -45,6 +45,7 @@ class Views:
         resources += [v for m in document.members if m.deferred for v in self._missing(row, m)]
         capabilities = await self.here.south.capabilities() if in_full else None
         warnings = [*row.warnings, *self.reconciler.problems(service_id)]
+        warnings += self.reconciler.audit.warnings(service_id)
         if capabilities is not None and not capabilities.data_plane:
             warnings.append("no-data-plane")
         return ServiceView(
