@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import structlog
+from pydantic import SecretStr
 
 from diminet import telemetry
 from diminet.clock import SystemClock
@@ -30,6 +31,7 @@ from diminet.errors import BadSurroundings, DiminetError
 from diminet.identity.file import FileIdentity
 from diminet.listener import Listener
 from diminet.logic.types import TYPES
+from diminet.messages import Caller
 from diminet.north.app import make_north_app
 from diminet.south.linux import surroundings
 from diminet.south.linux.dataplane import DataPlane
@@ -157,7 +159,12 @@ class Site:
                 name="east-west API",
             ),
             listener(
-                make_vim_app(vim, identity.authenticate, max_body=given.body_bytes),
+                make_vim_app(
+                    vim,
+                    identity.authenticate,
+                    anonymous=anonymous(settings.south.vim_anonymous_project),
+                    max_body=given.body_bytes,
+                ),
                 settings.south.vim_host,
                 settings.south.vim_port,
                 name="networking service",
@@ -174,6 +181,14 @@ class Site:
         await listen(stack, listeners)
         stack.callback(north.state.close_streams)
         return cls(settings, engine)
+
+
+def anonymous(project: str | None) -> Caller | None:
+    """Who asks the networking service without a token; None: nobody may."""
+    if project is None:
+        return None
+    roles = frozenset({"member", "reader"})
+    return Caller(user_id="anonymous", project_id=project, roles=roles, token=SecretStr(""))
 
 
 async def open_south(settings: Settings, stack: AsyncExitStack) -> tuple[LinuxVim, LinuxSouth]:

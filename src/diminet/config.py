@@ -34,6 +34,10 @@ SecondsOrNone = Annotated[float, Field(ge=0, le=365 * DAY, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 
 
+def _is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -68,8 +72,7 @@ class NorthSettings(Section):
     def _protected(self) -> Self:
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert and tls_key go together: set both or neither")
-        loopback = self.host in ("localhost", "::1") or self.host.startswith("127.")
-        if not (self.tls_cert or self.trusted_proxy or loopback or self.plain_http):
+        if not (self.tls_cert or self.trusted_proxy or _is_loopback(self.host) or self.plain_http):
             raise ValueError(
                 f"host {self.host} is not loopback: set tls_cert and tls_key, or trusted_proxy to the "
                 "address of the proxy that does TLS"
@@ -129,9 +132,25 @@ class SouthSettings(Section):
     bgp_asn: Asn = Field(64512, description="AS number that this site's FRR runs EVPN with")
     vim_host: str = Field("127.0.0.1", min_length=1, description="address of the Neutron-shaped REST")
     vim_port: Port = Field(9696, description="TCP port of the Neutron-shaped REST (0: any free one)")
+    vim_anonymous_project: str | None = Field(
+        None,
+        min_length=1,
+        max_length=255,
+        description="project that requests without a token act in (`--os-auth-type none`), as a member; only "
+        "with a loopback vim_host, where every user of this host may then ask; default: a token is needed",
+    )
     vim_database: Path | None = Field(
         None, description="SQLite file of the networks, subnets and ports; default: vim.db in site.data_dir"
     )
+
+    @model_validator(mode="after")
+    def _anonymous_here_only(self) -> Self:
+        if self.vim_anonymous_project and not _is_loopback(self.vim_host):
+            raise ValueError(
+                f"vim_anonymous_project lets anybody in who reaches vim_host {self.vim_host}: set vim_host "
+                "to 127.0.0.1, or leave the project out and use tokens"
+            )
+        return self
 
 
 class IdentifierSettings(Section):

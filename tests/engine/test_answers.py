@@ -91,3 +91,27 @@ def test_a_site_is_shown_as_reachable_to_those_who_share_a_service_with_it():
         await cloud.close()
 
     run(main())
+
+
+def test_a_create_that_anti_entropy_meets_half_way_waits_for_nobody():
+    """B does not list the service yet when A and B compare: A's letter about it is not needed in the end."""
+
+    async def main():
+        cloud, _, ids = await l3(sites="AB", joined="AB")
+        put = cloud["B"].put
+
+        async def letters():
+            rows = await cloud["A"].here.store.read(lambda tx: tx.outbox())
+            return [row.kind for row in rows]
+
+        async def late(*given):
+            await cloud["A"].sync_.with_peer("B")
+            assert await letters() == ["document"]
+            return await put(*given)
+
+        cloud["B"].put = late
+        view = await cloud.create("A", "l3", *(f"{s}:{i}" for s, i in ids.items()))
+        assert (view.waiting, await letters()) == ((), [])
+        await cloud.close()
+
+    run(main())

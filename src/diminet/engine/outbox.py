@@ -142,7 +142,7 @@ class Outbox:
                 return
             state = await peer.put(ctx, row.service_id, put)
             state = state.model_copy(update={"site": row.peer})  # it speaks for itself only
-            await here.store.write(lambda tx: self.note(tx, row.service_id, state, row))
+            await here.store.write(lambda tx: self.note(tx, row.service_id, state))
             await here.tell_news()
 
     def _for(self, tx: Tx, row: OutboxRow) -> DocumentPut | None:
@@ -201,8 +201,9 @@ class Outbox:
         if done:
             tx.release_identifier(service_id)
 
-    def note(self, tx: Tx, service_id: str, state: MemberState, posted: OutboxRow | None = None) -> None:
-        """Keep what a member has answered; a service that waited for nothing else becomes active."""
+    def note(self, tx: Tx, service_id: str, state: MemberState) -> None:
+        """Keep what a member has answered; a service that waited for nothing else becomes active. Who has
+        applied the document needs no letter of it, whoever has posted one."""
         row = tx.service(service_id)
         if row is None:
             return
@@ -223,8 +224,10 @@ class Outbox:
         self.participant.learn_blocks(tx, row.document, state.blocks, state.site)
         if done and not concerned:
             self.participant.reconciler.pools.reclaim(tx, service_id)
-        if posted is not None and done:
-            tx.unpost(posted)
+        letters = tx.outbox(service_id=service_id, peer=state.site) if done else ()
+        for letter in letters:
+            if letter.kind == "document":
+                tx.unpost(letter)
         self.conclude(tx, row)
 
     def conclude(self, tx: Tx, row: ServiceRow) -> None:
