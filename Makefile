@@ -1,6 +1,6 @@
 # The names that people and scripts rely on (docs/operations.md). Everything that needs root uses sudo if you
 # are not root.
-.PHONY: help setup demo test lint pytest lab bench simulate
+.PHONY: help setup core demo test lint pytest lab bench simulate
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -18,12 +18,15 @@ help:
 	@echo 'make lab     set up, run a lab in the foreground (SITES=3)'
 	@echo 'make bench   set up, measure creates and deletes'
 	@echo 'make simulate  set up, play SEEDS=1000 of the simulator; SEED=7: that one with its trace; MUTANTS=1: does it bite'
-	@echo 'make setup   only set up: Debian packages and .venv'
+	@echo 'make setup   only set up: Debian packages, .venv and the OpenStack of the tests (.venv-openstack)'
 
 setup:
+	@sh scripts/setup.sh --openstack
+
+core:
 	@sh scripts/setup.sh
 
-demo: setup
+demo: core
 	@$(ROOT) $(BIN)/python -m diminet.lab.demo
 
 test: setup lint pytest
@@ -37,12 +40,12 @@ lint:
 pytest:
 	$(ROOT) $(BIN)/pytest -n $(WORKERS) --dist loadfile $(TESTS)
 
-lab: setup
+lab: core
 	$(ROOT) $(BIN)/diminet lab up --sites $(SITES)
 
-bench: setup
+bench: core
 	$(ROOT) $(BIN)/diminet bench create
 
-simulate: setup
+simulate: core
 	@PYTHONPATH=tests $(BIN)/python -m simulator --steps $(STEPS) $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) \
 		$(if $(SITES_OF_A_SEED),--sites $(SITES_OF_A_SEED)) $(if $(MUTANTS),--mutants)

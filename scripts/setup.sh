@@ -1,5 +1,6 @@
 #!/bin/sh
-# Prepares this checkout: Debian packages, and .venv with what uv.lock names. Quick when nothing is to do.
+# Prepares this checkout: Debian packages, and .venv with what uv.lock names; with --openstack also
+# .venv-openstack (setup_openstack.sh). Quick when nothing is to do.
 # Needs root, or sudo for the packages. What it installs is not left enabled or started as a service; what
 # was installed before is not touched.
 set -eu
@@ -92,18 +93,23 @@ else
 fi
 [ -n "$python" ] || die "no Python 3.11 or later with venv was found: install one"
 
-wanted=$(cat uv.lock pyproject.toml scripts/setup.sh | sha256sum)
-if [ -x .venv/bin/python ] && .venv/bin/python -c '' 2>/dev/null; then
-    [ "$(cat "$STAMP" 2>/dev/null)" != "$wanted" ] || exit 0
-else
-    say "making .venv with $python"
-    "$python" -m venv --clear .venv
-fi
-if [ "$(.venv/bin/uv --version 2>/dev/null | cut -d' ' -f2)" != "$UV_VERSION" ]; then
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check "uv==$UV_VERSION"
-fi
-say "installing what uv.lock names"
-UV_PROJECT_ENVIRONMENT=.venv .venv/bin/uv sync --quiet --frozen --inexact --no-python-downloads \
-    --python .venv/bin/python
-printf '%s\n' "$wanted" >"$STAMP"
-say "done"
+prepare_environment() {
+    wanted=$(cat uv.lock pyproject.toml scripts/setup.sh | sha256sum)
+    if [ -x .venv/bin/python ] && .venv/bin/python -c '' 2>/dev/null; then
+        [ "$(cat "$STAMP" 2>/dev/null)" != "$wanted" ] || return 0
+    else
+        say "making .venv with $python"
+        "$python" -m venv --clear .venv
+    fi
+    if [ "$(.venv/bin/uv --version 2>/dev/null | cut -d' ' -f2)" != "$UV_VERSION" ]; then
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check "uv==$UV_VERSION"
+    fi
+    say "installing what uv.lock names"
+    UV_PROJECT_ENVIRONMENT=.venv .venv/bin/uv sync --quiet --frozen --inexact --extra openstack \
+        --no-python-downloads --python .venv/bin/python
+    printf '%s\n' "$wanted" >"$STAMP"
+    say "done"
+}
+
+prepare_environment
+[ "${1:-}" != --openstack ] || sh scripts/setup_openstack.sh

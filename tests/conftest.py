@@ -6,6 +6,10 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
+from openstack_servers import cloud
+
+__all__ = ["cloud"]  # a fixture for every room's tests
+
 LAB_RERUNS = int(os.environ.get("LAB_RERUNS", "1"))
 
 

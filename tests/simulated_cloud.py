@@ -222,7 +222,7 @@ class Cloud:
         return {name: vim.picture() for name, vim in self.vims.items()}
 
 
-async def until(condition: Any, seconds: float = 5.0) -> None:
+async def until(condition: Any, seconds: float = 15.0) -> None:
     """Wait, bounded, for a condition (sync or async)."""
     for _ in range(int(seconds / 0.02)):
         result = condition()

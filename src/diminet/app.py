@@ -14,8 +14,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
+from pydantic import SecretStr
 
 from diminet import telemetry
 from diminet.clock import SystemClock
@@ -26,10 +28,12 @@ from diminet.east_west.client import HttpPeers
 from diminet.east_west.server import make_east_west_app
 from diminet.engine.engine import Engine
 from diminet.engine.instance import Instance, Limits
+from diminet.engine.ports import Directory, South
 from diminet.errors import BadSurroundings, DiminetError
-from diminet.identity.file import FileIdentity
+from diminet.identity.file import FileIdentity, vouching_rules
 from diminet.listener import Listener
 from diminet.logic.types import TYPES
+from diminet.messages import Caller
 from diminet.north.app import make_north_app
 from diminet.south.linux import surroundings
 from diminet.south.linux.dataplane import DataPlane
@@ -43,6 +47,11 @@ from diminet.south.linux.vim_store import VimStore
 from diminet.south.metered import MeteredSouth
 from diminet.store import schema
 from diminet.store.store import SqlStore
+
+if TYPE_CHECKING:
+    from diminet.cloud import Cloud
+    from diminet.identity.keystone import KeystoneIdentity
+    from diminet.south.neutron.south import NeutronSouth
 
 log = structlog.get_logger()
 
@@ -88,16 +97,15 @@ class Site:
     @classmethod
     async def open(cls, settings: Settings, stack: AsyncExitStack) -> "Site":
         name = settings.site.name
-        surroundings.check(settings.south.vtep_ip)
+        check_host(settings)
         metrics = telemetry.Metrics()
         east_west = settings.east_west
         files = tls.TlsFiles(east_west.ca, east_west.cert, east_west.key, east_west.crl)
         credentials = tls.Credentials(files, name, recheck_s=east_west.certificate_check_interval)
-        directory = FileDirectory(settings.directory.path, name, settings.site.number)
-        identity = FileIdentity(settings.identity.path, name)
         north_context = north_tls(settings)
         make_directory(settings.site.data_dir, "site.data_dir")
-        make_directory(settings.south.run_dir, "south.run_dir")
+        identity = open_identity(settings, stack)
+        directory = await open_directory(settings, stack)
         schema.upgrade_apart(settings.database_url(), storage_timeout_s=settings.limits.storage_timeout)
         store = SqlStore(settings.database_url(), storage_timeout_s=settings.limits.storage_timeout)
         stack.callback(store.close)
@@ -109,10 +117,11 @@ class Site:
             incarnation=lambda: meta.incarnation,
             request_timeout_s=settings.limits.request_timeout,
             connect_timeout_s=settings.limits.connect_timeout,
+            outgoing=identity.outgoing,
         )
         stack.push_async_callback(peers.close)
         metrics.certificate_days.labels(name).set_function(credentials.days_left)
-        vim, south = await open_south(settings, stack)
+        south, vim = await open_south(settings, stack)
         here = Instance(
             name=name,
             number=settings.site.number,
@@ -129,15 +138,16 @@ class Site:
         )
         engine = Engine(here)
         stack.push_async_callback(engine.stop)
-        vim.keeper = engine.pools
+        if vim is not None:
+            vim.keeper = engine.pools
         await engine.start()
-        readiness = Readiness(here, credentials)
+        readiness = Readiness(here, credentials, identity.problems)
         given = settings.limits
         listener = partial(
             Listener, grace_s=math.ceil(given.shutdown_timeout), max_connections=given.connections
         )
         north = make_north_app(engine.requests, identity, metrics, readiness.failing, settings)
-        listeners = (
+        listeners = [
             listener(
                 make_east_west_app(
                     engine,
@@ -148,17 +158,13 @@ class Site:
                     revoked=credentials.revoked,
                     max_body_bytes=given.east_west_body_bytes,
                     body_timeout_s=given.body_timeout,
+                    rate_per_second=given.east_west_rate_per_second,
+                    rate_burst=given.east_west_rate_burst,
                 ),
                 east_west.host,
                 east_west.port,
                 credentials.server(),
                 name="east-west API",
-            ),
-            listener(
-                make_vim_app(vim, identity.authenticate, max_body=given.body_bytes),
-                settings.south.vim_host,
-                settings.south.vim_port,
-                name="networking service",
             ),
             listener(
                 north,
@@ -168,13 +174,123 @@ class Site:
                 name="north API",
                 trusted_proxies=[settings.north.trusted_proxy] if settings.north.trusted_proxy else [],
             ),
-        )
+        ]
+        if vim is not None:
+            networking = make_vim_app(
+                vim,
+                identity.authenticate,
+                anonymous=anonymous(settings.south.vim_anonymous_project),
+                max_body=given.body_bytes,
+            )
+            at = (settings.south.vim_host, settings.south.vim_port)
+            listeners.insert(1, listener(networking, *at, name="networking service"))
         await listen(stack, listeners)
         stack.callback(north.state.close_streams)
         return cls(settings, engine)
 
 
-async def open_south(settings: Settings, stack: AsyncExitStack) -> tuple[LinuxVim, LinuxSouth]:
+def anonymous(project: str | None) -> Caller | None:
+    """Who asks the networking service without a token; None: nobody may."""
+    if project is None:
+        return None
+    roles = frozenset({"member", "reader"})
+    return Caller(user_id="anonymous", project_id=project, roles=roles, token=SecretStr(""))
+
+
+def check_host(settings: Settings) -> None:
+    """Raises BadSurroundings if this machine cannot be a site of that kind."""
+    if settings.south.kind == "linux":
+        surroundings.check(settings.south.vtep)
+
+
+# The rooms of OpenStack are imported where they are opened: openstacksdk belongs to the extra `openstack`,
+# and takes a second and 50 MB that a linux site need not spend.
+
+
+def open_cloud(settings: Settings, stack: AsyncExitStack, entry: str) -> "Cloud":
+    """This site's Keystone as that entry of clouds.yaml. Raises BadSurroundings; nothing is contacted."""
+    from diminet.cloud import Cloud, Entry
+
+    given = settings.openstack
+    cloud = Cloud(
+        Entry(entry, given.file, settings.region()),
+        site=settings.site.name,
+        threads=given.threads,
+        timeout=settings.limits.vim_timeout,
+    )
+    stack.callback(cloud.close)
+    return cloud
+
+
+def open_identity(settings: Settings, stack: AsyncExitStack) -> "FileIdentity | KeystoneIdentity":
+    """Raises BadSurroundings."""
+    given = settings.identity
+    if given.kind == "file":
+        return FileIdentity(given.path, settings.site.name)
+    from diminet.identity.keystone import KeystoneIdentity
+
+    peers = settings.openstack.peers_cloud
+    return KeystoneIdentity(
+        open_cloud(settings, stack, settings.openstack.cloud),
+        settings.site.name,
+        cache_s=given.token_cache,
+        away_s=given.token_cache_away,
+        hand_on=given.hand_on_tokens,
+        vouch=vouching_rules(given.path),
+        peers_cloud=open_cloud(settings, stack, peers) if peers else None,
+    )
+
+
+async def open_directory(settings: Settings, stack: AsyncExitStack) -> Directory:
+    """Raises BadSurroundings."""
+    given, site = settings.directory, settings.site
+    if given.kind == "file":
+        return FileDirectory(given.path, site.name, site.number)
+    from diminet.directory.keystone import KeystoneDirectory
+
+    directory = KeystoneDirectory(
+        open_cloud(settings, stack, settings.openstack.cloud),
+        site.name,
+        site.number,
+        copy=site.data_dir / "catalog.toml",
+        interface=given.interface,
+        refresh_s=given.refresh_interval,
+    )
+    stack.push_async_callback(directory.close)
+    await directory.open()
+    return directory
+
+
+async def open_south(settings: Settings, stack: AsyncExitStack) -> tuple[South, LinuxVim | None]:
+    """This site's networks; of a linux site also the networking service that DIMINET serves itself."""
+    if settings.south.kind == "neutron":
+        return open_neutron(settings, stack), None
+    make_directory(settings.south.run_dir, "south.run_dir")
+    vim, south = await open_linux(settings, stack)
+    return south, vim
+
+
+def open_neutron(settings: Settings, stack: AsyncExitStack) -> "NeutronSouth":
+    """Raises BadSurroundings; nothing is contacted."""
+    from openstack.connection import Connection
+
+    from diminet.cloud import Entry, configured
+    from diminet.south.neutron.neutron import Neutron
+    from diminet.south.neutron.south import NeutronSouth
+
+    given, seconds = settings.openstack, settings.limits.vim_timeout
+    entry = Entry(given.cloud, given.file, settings.region())
+    neutron = Neutron(
+        Connection(config=configured(entry, timeout=seconds)),
+        site=settings.site.name,
+        threads=settings.south.threads,
+        timeout=seconds,
+    )
+    stack.callback(neutron.close)
+    return NeutronSouth(neutron, mtu=settings.south.mtu, target_asn=settings.identifiers.target_asn)
+
+
+async def open_linux(settings: Settings, stack: AsyncExitStack) -> tuple[LinuxVim, LinuxSouth]:
     """The linux site: its networking service and its data plane, repaired after a crash or a reboot."""
     south = settings.south
     kernel = Kernel(south.run_dir)
@@ -185,7 +301,7 @@ async def open_south(settings: Settings, stack: AsyncExitStack) -> tuple[LinuxVi
         kernel,
         frr,
         site_number=settings.site.number,
-        vtep=south.vtep_ip,
+        vtep=south.vtep,
         vteps=vteps,
         mtu=south.mtu,
     )
@@ -194,7 +310,7 @@ async def open_south(settings: Settings, stack: AsyncExitStack) -> tuple[LinuxVi
     await dataplane.start()
     await vim.start()
     stack.push_async_callback(vim.close)
-    return vim, LinuxSouth(vim, dataplane, mtu=south.mtu, vtep=south.vtep_ip, vteps=vteps)
+    return vim, LinuxSouth(vim, dataplane, mtu=south.mtu, vtep=south.vtep, vteps=vteps)
 
 
 async def listen(stack: AsyncExitStack, listeners: Sequence[Listener]) -> None:
@@ -241,9 +357,12 @@ def limits(settings: Settings) -> Limits:
         lease_lifetime=given.lease_lifetime,
         backoff_first=given.outbox_backoff_first,
         backoff_most=given.outbox_backoff_most,
+        refusal_backoff_most=given.refusal_backoff_most,
         vni_k_first=settings.identifiers.vni_k_first,
         vni_k_last=settings.identifiers.vni_k_last,
-        settle_interval=given.settle_interval,
+        settle_interval=settings.settle_interval(),
+        audit_interval=given.audit_interval,
+        audit_ports=given.audit_ports,
         revoked_ttl=given.revoked_ttl,
         events_ttl=given.events_ttl,
         events_most=given.events_most,
@@ -252,19 +371,32 @@ def limits(settings: Settings) -> Limits:
         services_per_project=given.services_per_project,
         members_per_service=given.members_per_service,
         blocks_per_project=given.blocks_per_project,
+        overlaps_batch=given.overlaps_batch,
+        sync_entries=given.sync_entries,
     )
 
 
 class Readiness:
     """Which of the things that this instance needs fails now."""
 
-    def __init__(self, here: Instance, credentials: tls.Credentials) -> None:
+    def __init__(
+        self,
+        here: Instance,
+        credentials: tls.Credentials,
+        identity: Callable[[], Awaitable[Sequence[str]]],
+    ) -> None:
         self._here = here
         self._credentials = credentials
+        self._identity = identity
 
     async def failing(self) -> list[str]:
         """Sentences that begin with the dependency's name; empty: ready."""
-        checks: list[Callable[[], Awaitable[list[str]]]] = [self._store, self._south, self._certificate]
+        checks: list[Callable[[], Awaitable[list[str]]]] = [
+            self._store,
+            self._south,
+            self._who,
+            self._certificate,
+        ]
         return [problem for check in checks for problem in await check()]
 
     async def _store(self) -> list[str]:
@@ -279,6 +411,9 @@ class Readiness:
             return [f"{self._here.south.kind}: {problem}" for problem in await self._here.south.problems()]
         except DiminetError as error:
             return [f"{self._here.south.kind}: {error.message}"]
+
+    async def _who(self) -> list[str]:
+        return [f"identity: {problem}" for problem in await self._identity()]
 
     async def _certificate(self) -> list[str]:
         try:

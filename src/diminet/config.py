@@ -34,6 +34,10 @@ SecondsOrNone = Annotated[float, Field(ge=0, le=365 * DAY, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 
 
+def _is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -68,8 +72,7 @@ class NorthSettings(Section):
     def _protected(self) -> Self:
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert and tls_key go together: set both or neither")
-        loopback = self.host in ("localhost", "::1") or self.host.startswith("127.")
-        if not (self.tls_cert or self.trusted_proxy or loopback or self.plain_http):
+        if not (self.tls_cert or self.trusted_proxy or _is_loopback(self.host) or self.plain_http):
             raise ValueError(
                 f"host {self.host} is not loopback: set tls_cert and tls_key, or trusted_proxy to the "
                 "address of the proxy that does TLS"
@@ -103,35 +106,120 @@ class DatabaseSettings(Section):
 class IdentitySettings(Section):
     """Who may ask."""
 
-    kind: Literal["file"] = Field("file", description="`file`: hashed tokens and vouching rules in one file")
-    path: Path = Field(Path("/etc/diminet/identity.toml"), description="the file of kind `file`")
+    kind: Literal["file", "keystone"] = Field(
+        "file",
+        description="`file`: hashed tokens and vouching rules in one file; `keystone`: this site's Keystone",
+    )
+    path: Path = Field(
+        Path("/etc/diminet/identity.toml"),
+        description="the file of kind `file`; of kind `keystone` the file of vouching rules, if there is one",
+    )
+    token_cache: Seconds = Field(
+        60.0, description="keystone: seconds that a token is believed without asking Keystone again"
+    )
+    token_cache_away: Seconds = Field(
+        300.0, description="keystone: the same while Keystone does not answer; at least token_cache"
+    )
+    hand_on_tokens: bool = Field(
+        True,
+        description="keystone: the other sites ask the same Keystone, so users' tokens are handed on to "
+        "them; false where each site has a Keystone of its own and the vouching rules decide",
+    )
+
+    @model_validator(mode="after")
+    def _away_is_longer(self) -> Self:
+        if self.token_cache_away < self.token_cache:
+            raise ValueError("token_cache_away is below token_cache: raise it")
+        return self
 
 
 class DirectorySettings(Section):
     """Who the other sites are."""
 
-    kind: Literal["file"] = Field("file", description="`file`: names, numbers and URLs of sites in one file")
+    kind: Literal["file", "keystone"] = Field(
+        "file",
+        description="`file`: names, numbers and URLs of sites in one file; `keystone`: the catalog's "
+        "endpoints `intersite` and `intersite-horizontal` of each region",
+    )
     path: Path = Field(Path("/etc/diminet/sites.toml"), description="the file of kind `file`")
+    interface: Literal["public", "internal", "admin"] = Field(
+        "public", description="keystone: which endpoints of the catalog"
+    )
+    refresh_interval: Seconds = Field(60.0, description="keystone: seconds between two looks at the catalog")
+
+
+class OpenStackSettings(Section):
+    """This site's OpenStack, for identity, directory and south of the kinds that ask it."""
+
+    cloud: str = Field(
+        "diminet",
+        min_length=1,
+        description="entry of clouds.yaml: the instance's user, roles `admin`, `service`",
+    )
+    peers_cloud: str | None = Field(
+        None,
+        min_length=1,
+        description="entry of clouds.yaml whose token goes to other sites in X-Service-Token: a user with "
+        "the role `service` and no other; default: none is sent",
+    )
+    file: Path | None = Field(
+        None, description="the clouds.yaml; default: where OpenStack's clients look (/etc/openstack, …)"
+    )
+    region: str | None = Field(None, min_length=1, description="region of this site; default: site.name")
+    threads: int = Field(8, ge=1, le=100, description="calls to Keystone at once")
 
 
 class SouthSettings(Section):
-    """This site's own networks. All of these are of kind `linux`."""
+    """This site's own networks."""
 
-    kind: Literal["linux"] = Field("linux", description="kind of site")
-    vtep_ip: str = Field(min_length=2, description="IP address of this host that ends the VXLAN tunnels")
+    kind: Literal["linux", "neutron"] = Field("linux", description="kind of site")
+    mtu: int = Field(
+        1450, ge=1280, le=65485, description="bytes that the way between the sites carries, less 50 for VXLAN"
+    )
+    threads: int = Field(16, ge=1, le=200, description="neutron: calls to Neutron at once")
+    vtep_ip: str | None = Field(
+        None,
+        min_length=2,
+        description="linux, must be given: IP address of this host that ends the VXLAN tunnels",
+    )
     frr_pathspace: str | None = Field(
         None, min_length=1, description="`-N NAME` of the FRR that serves this site; default: the plain one"
     )
     run_dir: Path = Field(Path("/run/diminet/south"), description="directory of namespaces and FRR sockets")
-    mtu: int = Field(
-        1450, ge=1280, le=65485, description="bytes; MTU of networks: the underlay's less 50 for VXLAN"
-    )
     bgp_asn: Asn = Field(64512, description="AS number that this site's FRR runs EVPN with")
     vim_host: str = Field("127.0.0.1", min_length=1, description="address of the Neutron-shaped REST")
     vim_port: Port = Field(9696, description="TCP port of the Neutron-shaped REST (0: any free one)")
+    vim_anonymous_project: str | None = Field(
+        None,
+        min_length=1,
+        max_length=255,
+        description="project that requests without a token act in (`--os-auth-type none`), as a member; only "
+        "with a loopback vim_host, where every user of this host may then ask; default: a token is needed",
+    )
     vim_database: Path | None = Field(
         None, description="SQLite file of the networks, subnets and ports; default: vim.db in site.data_dir"
     )
+
+    @model_validator(mode="after")
+    def _anonymous_here_only(self) -> Self:
+        if self.vim_anonymous_project and not _is_loopback(self.vim_host):
+            raise ValueError(
+                f"vim_anonymous_project lets anybody in who reaches vim_host {self.vim_host}: set vim_host "
+                "to 127.0.0.1, or leave the project out and use tokens"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_its_tunnel(self) -> Self:
+        if self.kind == "linux" and self.vtep_ip is None:
+            raise ValueError("vtep_ip is missing: add this host's address towards the other sites")
+        return self
+
+    @property
+    def vtep(self) -> str:
+        """Of kind linux, which has one."""
+        assert self.vtep_ip is not None
+        return self.vtep_ip
 
 
 class IdentifierSettings(Section):
@@ -163,11 +251,21 @@ class LimitSettings(Section):
 
     # time between instances
     sync_interval: Seconds = Field(10.0, description="seconds between exchanges with a peer")
+    sync_entries: Count = Field(
+        2000,
+        description="shared services up to which one exchange of a pair of sites serves both (some 350 bytes "
+        "of east_west_body_bytes each); with more, both ask",
+    )
     outbox_backoff_first: Seconds = Field(
         0.5, description="seconds before the first repetition to a peer that did not answer; doubles"
     )
     outbox_backoff_most: Seconds = Field(
         10.0, description="seconds that it never exceeds; at most sync_interval"
+    )
+    refusal_backoff_most: Seconds = Field(
+        300.0,
+        description="seconds between questions to a deferred site that refuses, at most; at first "
+        "sync_interval, then doubled",
     )
     request_timeout: Seconds = Field(10.0, description="seconds for a user's request, undo included")
     undo_share: float = Field(
@@ -200,6 +298,14 @@ class LimitSettings(Section):
     )
     body_timeout: Seconds = Field(10.0, description="seconds in which a request body must have arrived")
     json_depth: int = Field(32, ge=8, le=200, description="nested brackets in a body at most")
+    overlaps_batch: Count = Field(
+        200, description="services looked at in one reconcile_interval for subnets that appeared and overlap"
+    )
+    # peers
+    east_west_rate_per_second: float = Field(
+        200.0, gt=0, le=1e6, allow_inf_nan=False, description="messages per second and peer"
+    )
+    east_west_rate_burst: Count = Field(1000, description="messages that a peer may send at once")
     # users
     services_per_project: Count = Field(100, description="quota: services of a project")
     members_per_service: int = Field(
@@ -223,9 +329,15 @@ class LimitSettings(Section):
     readiness_timeout: Seconds = Field(5.0, description="seconds for the checks of /readyz")
     connections: Count = Field(1000, description="requests in work at once on one port; more get 503")
     # L2 addresses
-    settle_interval: SecondsOrNone = Field(
-        0.0, description="seconds to wait between two looks for ports before a pooled block is given away"
+    settle_interval: SecondsOrNone | None = Field(
+        None,
+        description="seconds to wait between two looks for ports before a pooled block is given away; "
+        "default: 0 on linux, 1 on neutron",
     )
+    audit_interval: Seconds = Field(
+        10.0, description="seconds between two comparisons of the VIM with what the services say"
+    )
+    audit_ports: Count = Field(4096, description="ports of a service and site that a comparison tells of")
     block_watermark: Seconds = Field(
         30.0, description="seconds ahead of running dry at block_rate_per_second when a pool grows"
     )
@@ -247,6 +359,8 @@ class LimitSettings(Section):
     def _times_fit(self) -> Self:
         if self.outbox_backoff_most > self.sync_interval:
             raise ValueError("outbox_backoff_most exceeds sync_interval: lower it")
+        if self.refusal_backoff_most < self.sync_interval:
+            raise ValueError("refusal_backoff_most is below sync_interval: raise it")
         if self.outbox_backoff_first > self.outbox_backoff_most:
             raise ValueError("outbox_backoff_first exceeds outbox_backoff_most: lower it")
         if self.reservation_lifetime <= self.request_timeout:
@@ -259,7 +373,7 @@ class LogSettings(Section):
 
 
 class Settings(BaseSettings):
-    """Everything above; `database_url()` and `vim_database()` fill in what depends on site.data_dir."""
+    """Everything above; the methods at its end fill in what depends on another setting."""
 
     model_config = SettingsConfigDict(
         env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
@@ -272,6 +386,7 @@ class Settings(BaseSettings):
     database: DatabaseSettings = Field(default_factory=DatabaseSettings)
     identity: IdentitySettings = Field(default_factory=IdentitySettings)
     directory: DirectorySettings = Field(default_factory=DirectorySettings)
+    openstack: OpenStackSettings = Field(default_factory=OpenStackSettings)
     identifiers: IdentifierSettings = Field(default_factory=IdentifierSettings)
     limits: LimitSettings = Field(default_factory=LimitSettings)
     log: LogSettings = Field(default_factory=LogSettings)
@@ -301,6 +416,14 @@ class Settings(BaseSettings):
 
     def vim_database(self) -> Path:
         return self.south.vim_database or self.site.data_dir / "vim.db"
+
+    def region(self) -> str:
+        return self.openstack.region or self.site.name
+
+    def settle_interval(self) -> float:
+        """Neutron may be giving an address out while its pool changes; the linux site's own does not."""
+        default = 1.0 if self.south.kind == "neutron" else 0.0
+        return default if self.limits.settle_interval is None else self.limits.settle_interval
 
 
 def load(path: Path | str) -> Settings:

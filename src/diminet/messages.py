@@ -33,7 +33,8 @@ PROTOCOL_MINOR = 0
 class Context(Model):
     """The envelope. sender: the peer's name from its certificate (None: this instance itself).
 
-    token: the user's, handed on once to the site asked and never stored. deadline: epoch seconds.
+    token: the user's, handed on once to the site asked and never stored. service_token: the instance's
+    beside it, where the sites ask one Keystone. deadline: epoch seconds.
     """
 
     request_id: str
@@ -41,6 +42,7 @@ class Context(Model):
     sender: str | None = None
     incarnation: str | None = None
     token: SecretStr | None = None
+    service_token: SecretStr | None = None
     deadline: float | None = None
 
 
@@ -138,12 +140,14 @@ class Acknowledgement(Wire):
 
 
 class Snapshot(Wire):
-    """All that a site has of a service; document None if it knows nothing of it."""
+    """All that a site has of a service; document None if it knows nothing of it. ports: address -> MAC of
+    its own ports on a stretched network, as its audit saw them last."""
 
     document: Document | None
     state: MemberState | None
     blocks: tuple[Block, ...] = ()
     confirmed: bool = False
+    ports: dict[str, str] = {}
 
 
 # -- blocks ----------------------------------------------------------------------------------------
@@ -152,12 +156,14 @@ class Snapshot(Wire):
 class BlockRequest(Wire):
     """Give me `count` blocks of that subnet. number: the requester's own counter; a repeated number
     is answered the same. free: addresses that the requester still has; who has less is not asked to
-    give, so that two sites that are both short do not pass a block to and fro."""
+    give, so that two sites that are both short do not pass a block to and fro. index: that very block
+    and no other, because an address in it is in use at the requester."""
 
     cidr: str
     number: int = Field(ge=1)
     count: int = Field(ge=1, le=1024)
     free: int = Field(default=0, ge=0)
+    index: int | None = Field(default=None, ge=0, lt=1024)
 
 
 class BlockGrant(Wire):
@@ -185,9 +191,11 @@ class Change(Wire):
 
 
 class ChangeAnswer(Wire):
-    """document: as it stands after the change (None: gone). waiting: sites not reached yet."""
+    """document: as it stands after the change (None: gone). waiting: sites not reached yet. confirmed:
+    the master's word that every member is active at that pair."""
 
     document: Document | None
+    confirmed: bool = False
     waiting: tuple[str, ...] = ()
 
 
@@ -195,19 +203,22 @@ class ChangeAnswer(Wire):
 
 
 class SyncEntry(Wire):
-    """One shared service in the periodic exchange. digest: of all block versions known.
+    """One shared service in the periodic exchange. digest: of all block versions known. ports: digest of
+    the addresses and MACs of the answering site (`Snapshot.ports`); empty: it has none.
 
-    spare: per CIDR, how many blocks the answering site could give. confirmed: the master's word
-    that every member is active at that pair.
+    spare: per CIDR, how many blocks the answering site could give. confirmed, fault: the master's word
+    that every member is active at that pair, and on what went wrong with the service.
     """
 
     service_id: str
     pair: Pair
     tombstone: bool = False
     confirmed: bool = False
+    fault: dict[str, Any] | None = None
     provisioning_status: ProvisioningStatus
     operating_status: OperatingStatus
     digest: str = ""
+    ports: str = ""
     spare: dict[str, int] = {}
 
 

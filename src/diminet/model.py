@@ -49,6 +49,10 @@ class Ticket(NamedTuple):
     site: int
     serial: int
 
+    def word(self) -> str:
+        """For a promise whose RID was lost with the answer: the request that it was made for."""
+        return f"{self.millis}.{self.site}.{self.serial}"
+
 
 class ProvisioningStatus(StrEnum):
     PENDING_CREATE = "PENDING_CREATE"
@@ -323,6 +327,30 @@ class Health(Model):
 
     service_id: str
     problems: tuple[str, ...] = ()
+
+
+class Remains(Model):
+    """What the VIM says of itself that DIMINET made or changed there (invariant 9): one network of one
+    service. made: the network is ours, as that key. shapes: how its subnets were before us, where the
+    VIM keeps that. joined: it is in the data plane of the service. service_id "": a subnet was changed,
+    and nothing says for which service.
+    """
+
+    service_id: str
+    project_id: str
+    network_id: str
+    made: bool = False
+    key: str = ""
+    joined: bool = False
+    shapes: tuple[SubnetShape, ...] = ()
+
+
+class Ingress(Model):
+    """What the filters of one port (its security groups) let in. allowed: CIDRs of the senders, any
+    protocol; empty: none by its address."""
+
+    ip: str
+    allowed: tuple[str, ...]
 
 
 class Event(Model):

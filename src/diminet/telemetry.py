@@ -194,6 +194,12 @@ class Metrics:
         self.blocks = Gauge(
             "diminet_blocks", "Address blocks; state pooled, spare, remote…", ["owner", "state"], registry=r
         )
+        self.audit_findings = Gauge(
+            "diminet_audit_findings",
+            "What the VIM has against what services state; kind address, mac, subnet or filter",
+            ["kind"],
+            registry=r,
+        )
         self.outbox_depth = Gauge("diminet_outbox_depth", "Messages that must still reach a peer", registry=r)
         self.outbox_age = Gauge(
             "diminet_outbox_oldest_age_seconds", "Seconds that the oldest of them has waited", registry=r
@@ -256,6 +262,10 @@ class Metrics:
         self.outbox_depth.set(depth)
         self.outbox_age.set(oldest_age)
 
+    def set_audit(self, counts: Mapping[str, int]) -> None:
+        """Kind of finding -> how many stand."""
+        _set_all(self.audit_findings, {(kind,): count for kind, count in counts.items()})
+
     def create_step(self, step: str, seconds: float) -> None:
         self.create_steps.labels(step).observe(seconds)
 
@@ -285,7 +295,7 @@ class Metrics:
         return generate_latest(self.registry)
 
 
-def _set_all(gauge: Gauge, values: Mapping[tuple[str, str], int]) -> None:
+def _set_all(gauge: Gauge, values: Mapping[tuple[str, str], int] | Mapping[tuple[str], int]) -> None:
     """Sets the gauge to exactly these; what it had besides goes away."""
     gauge.clear()
     for labels, value in values.items():

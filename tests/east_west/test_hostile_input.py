@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from diminet import errors
 from diminet.listener import MAX_HEADER_BYTES, Listener
-from diminet.messages import DocumentPut
+from diminet.messages import Change, DocumentPut
 
 HEADERS = {
     "X-OpenStack-Request-ID": "req-1",
@@ -109,6 +109,7 @@ def test_a_message_without_its_envelope_is_refused(world, name):
         ("DIMINET-Deadline", "1e9", "invalid-request"),
         ("X-Auth-Token", "two words", "not-authenticated"),
         ("X-Auth-Token", "x" * 20_000, "not-authenticated"),
+        ("X-Service-Token", "two words", "not-authenticated"),
     ],
 )
 def test_malformed_headers(world, name, value, code):
@@ -143,6 +144,10 @@ def test_a_peer_may_ask_for_its_own_part_only(world):
     status, body, _ = asked(world, "GET", "/intersite-horizontal?member=C")
     assert (status, body["code"]) == (403, "not-authorised")
     assert asked(world, "GET", "/intersite-horizontal")[0] == 400
+    for lie in ({"site": "C", "number": 2}, {"site": "B", "number": 3}):
+        told = json.dumps(lie | {"incarnation": "i", "services": []}).encode()
+        status, _, _ = asked(world, "GET", "/intersite-horizontal?member=B", data=told)
+        assert status in (403, 409)
     assert world.horizontal.calls == []
 
 
@@ -377,13 +382,14 @@ def test_the_client_sends_no_odd_paths(world, service):
         ({"request_id": ""}, errors.InvalidRequest),
         ({"token": SecretStr("t\r\nInjected: yes")}, errors.NotAuthenticated),
         ({"token": SecretStr("")}, errors.NotAuthenticated),
+        ({"service_token": SecretStr("t\r\nInjected: yes")}, errors.NotAuthenticated),
         ({"initiator": INITIATOR.model_copy(update={"user_id": "u" * 9000})}, errors.InvalidRequest),
     ],
 )
 def test_the_client_injects_no_headers(world, changes, error):
     async def go():
         async with world.serving(), world.peers() as peers:
-            await peers.at("A").hello(context(**changes))
+            await peers.at("A").hand_in(context(**changes), SERVICE, Change(operation="delete"))
 
     with pytest.raises(error):
         run(go())

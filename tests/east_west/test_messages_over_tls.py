@@ -8,7 +8,7 @@ from east_west_world import SERVICE, context, document, run
 from pydantic import SecretStr
 
 from diminet import errors
-from diminet.messages import BlockRequest, Change, DocumentPut, ReserveRequest, Tombstone
+from diminet.messages import BlockRequest, Change, DocumentPut, ReserveRequest, SyncReport, Tombstone
 from diminet.model import Block, Entry, Ticket
 
 
@@ -32,6 +32,7 @@ def test_every_message_arrives_and_is_answered(world):
     tombstone = Tombstone(service_id=SERVICE, document=document(tombstone=True))
     request = BlockRequest(cidr="10.0.0.0/24", number=1, count=2)
     change = Change(operation="join", entry=Entry(site="B", resource_id="n"))
+    mine = SyncReport(site="B", number=2, incarnation="inc-B", services=())
 
     async def go():
         async with world.serving(), world.peers() as peers:
@@ -45,12 +46,13 @@ def test_every_message_arrives_and_is_answered(world):
                 await a.snapshot(context(), SERVICE),
                 await a.give(context(), SERVICE, request),
                 await a.hand_in(context(), SERVICE, change),
+                await a.sync(context(), mine),
                 await a.sync(context()),
             ]
 
     answers = run(go())
     calls = world.horizontal.calls
-    kinds = ["hello", "reserve", "put", "bury", "abort", "snapshot", "give", "hand_in", "sync"]
+    kinds = ["hello", "reserve", "put", "bury", "abort", "snapshot", "give", "hand_in", "sync", "sync"]
     assert [call[0] for call in calls] == kinds
     assert [call[2:] for call in calls] == [
         (),
@@ -61,7 +63,8 @@ def test_every_message_arrives_and_is_answered(world):
         (SERVICE,),
         (SERVICE, request),
         (SERVICE, change),
-        (),
+        (mine,),
+        (None,),
     ]
     assert answers[0].name == "A"
     assert answers[2].pair.revision == 3
@@ -79,8 +82,8 @@ def test_the_envelope_arrives(world):
             ctx = context(
                 token=SecretStr("s3cret"), deadline=time.time() + 5, sender="forged", incarnation="x"
             )
-            await peers.at("A").hello(ctx)
-            await peers.at("A").hello(context())
+            await peers.at("A").hand_in(ctx, SERVICE, Change(operation="delete"))
+            await peers.at("A").hand_in(context(), SERVICE, Change(operation="delete"))
             return ctx
 
     sent = run(go())
@@ -92,6 +95,24 @@ def test_the_envelope_arrives(world):
     assert got.token.get_secret_value() == "s3cret"
     assert 3 < got.deadline - time.time() <= 5
     assert world.horizontal.calls[1][1].token is None
+
+
+def test_tokens_go_only_where_they_are_judged_and_as_the_identity_says(world):
+    async def outgoing(ctx):
+        return ctx.model_copy(update={"service_token": SecretStr("service")})
+
+    async def go():
+        async with world.serving(), world.peers(outgoing=outgoing) as peers:
+            ctx = context(token=SecretStr("s3cret"))
+            await peers.at("A").hello(ctx)
+            await peers.at("A").snapshot(ctx, SERVICE)
+            await peers.at("A").hand_in(ctx, SERVICE, Change(operation="delete"))
+
+    run(go())
+    first, second, judged = (call[1] for call in world.horizontal.calls)
+    assert (first.token, first.service_token, second.token, second.service_token) == (None,) * 4
+    assert judged.token.get_secret_value() == "s3cret"
+    assert judged.service_token.get_secret_value() == "service"
 
 
 def test_clocks_ten_minutes_apart_do_no_harm(world):
@@ -136,7 +157,7 @@ def test_a_newer_minors_field_in_a_block_is_no_reason_to_refuse(world):
     assert world.horizontal.calls[0][3].blocks == (block,)
 
 
-@pytest.mark.parametrize("code", sorted(errors.BY_CODE))
+@pytest.mark.parametrize("code", sorted(errors.BY_CODE.keys() - {"too-many-requests"}))  # test_peer_rates
 def test_errors_cross_with_their_code(world, code):
     world.horizontal.error = errors.BY_CODE[code]("because", retry_after=3.0, ticket=(1, 2, 3))
 

@@ -31,7 +31,7 @@ def test_the_least_file_gives_the_documented_defaults(write):
     settings = load(write(LEAST))
     assert (settings.north.port, settings.east_west.port, settings.south.vim_port) == (9790, 9791, 9696)
     limits = settings.limits
-    assert (limits.sync_interval, limits.request_timeout, limits.settle_interval) == (10, 10, 0)
+    assert (limits.sync_interval, limits.request_timeout, settings.settle_interval()) == (10, 10, 0)
     assert (limits.revoked_ttl, limits.rate_per_second, limits.rate_burst) == (86400, 20, 100)
     assert (limits.body_bytes, limits.list_page_most) == (2**20, 1000)
     assert settings.database_url() == "sqlite:////var/lib/diminet/diminet.db"
@@ -108,3 +108,45 @@ def test_a_password_in_the_file_is_not_in_the_refusal(write):
     with pytest.raises(BadSurroundings) as refusal:
         load(path)
     assert "pa55word" not in refusal.value.message
+
+
+def test_requests_without_a_token_only_on_loopback(write):
+    """`openstack --os-auth-type none` of the operator on the host itself, never of the network."""
+    assert load(write(LEAST)).south.vim_anonymous_project is None
+    opened = LEAST + 'vim_anonymous_project = "demo"\n'
+    assert load(write(opened)).south.vim_anonymous_project == "demo"
+    with pytest.raises(BadSurroundings, match="set vim_host"):
+        load(write(opened + 'vim_host = "192.0.2.1"\n'))
+
+
+NEUTRON = """
+[site]
+name = "paris"
+number = 1
+[south]
+kind = "neutron"
+[identity]
+kind = "keystone"
+[directory]
+kind = "keystone"
+"""
+
+
+def test_a_neutron_site_needs_no_vtep_and_settles_for_a_second(write):
+    settings = load(write(NEUTRON))
+    assert (settings.region(), settings.settle_interval()) == ("paris", 1)
+    assert load(write(NEUTRON + '[openstack]\nregion = "r1"\n')).region() == "r1"
+    assert load(write(NEUTRON + "[limits]\nsettle_interval = 0\n")).settle_interval() == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[site]\nname = "paris"\nnumber = 1\n[south]\nkind = "linux"\n', "vtep_ip is missing: add"),
+        (NEUTRON + "token_cache_away = 1\n", "there is no such setting"),
+        (NEUTRON.replace("[directory]", "token_cache_away = 1\n[directory]"), "below token_cache: raise it"),
+    ],
+)
+def test_what_the_kinds_need_is_said(write, text, said):
+    with pytest.raises(BadSurroundings, match=said):
+        load(write(text))

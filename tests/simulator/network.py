@@ -41,7 +41,7 @@ REQUESTS: dict[str, type[BaseModel] | None] = {
     "snapshot": None,
     "give": BlockRequest,
     "hand_in": Change,
-    "sync": None,
+    "sync": SyncReport,
 }
 ANSWERS: dict[str, type[BaseModel] | None] = {
     "hello": Hello,
@@ -193,7 +193,7 @@ class Network:
         headers = {name.lower(): [value] for name, value in message.headers.items()}
         ctx = envelope.from_headers(headers, sender=message.sender, now=now)
         model, parts = REQUESTS[message.kind], list[Any](message.parts)
-        if model is not None:
+        if model is not None and parts:
             parts[-1] = envelope.parse(model, message.parts[-1].encode(), "the body")
             self._door(receiver, message, parts)
         result = await getattr(receiver.engine, message.kind)(ctx, *parts)
@@ -254,7 +254,7 @@ class _Remote:
             receiver=receiver,
             kind=kind,
             headers=site.headers(ctx, seconds),
-            parts=[site.encode(a) if isinstance(a, BaseModel) else a for a in arguments],
+            parts=[site.encode(a) if isinstance(a, BaseModel) else a for a in arguments if a is not None],
             reply=site.world.loop.create_future(),
         )
         site.world.network.send(message)

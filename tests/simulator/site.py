@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 START_OF_TIME = 1_750_000_000.0
-READS = frozenset({"capabilities", "network", "ports", "realised", "problems"})
+READS = frozenset({"capabilities", "network", "ports", "realised", "problems", "ingress", "remains", "mark"})
 NEWER_MINOR = f"{envelope.PROTOCOL_MAJOR}.{envelope.PROTOCOL_MINOR + 1}"
 NEW_FIELD = "of_a_newer_minor"
 
@@ -233,12 +233,12 @@ class _South:
         self._site = site
 
     def __getattr__(self, name: str) -> Any:
-        async def call(*arguments: Any) -> Any:
-            return await self._call(name, arguments)
+        async def call(*arguments: Any, **more: Any) -> Any:
+            return await self._call(name, arguments, more)
 
         return call
 
-    async def _call(self, name: str, arguments: tuple[Any, ...]) -> Any:
+    async def _call(self, name: str, arguments: tuple[Any, ...], more: dict[str, Any]) -> Any:
         site = self._site
         await site.pause()
         fault = site.vim_faults.pop(0) if site.vim_faults else ""
@@ -251,9 +251,9 @@ class _South:
         if fault in ("before", "away"):
             raise SiteUnreachable("the simulated VIM does not answer", sites=[site.name])
         if name in READS:
-            return await getattr(site.vim, name)(*arguments)
+            return await getattr(site.vim, name)(*arguments, **more)
         site.at_step()
-        result = await getattr(site.vim, name)(*arguments)
+        result = await getattr(site.vim, name)(*arguments, **more)
         site.world.step("vim", site.name, lambda: f"{name} {_short(arguments)}")
         site.at_step()
         if fault == "behind":

@@ -53,5 +53,8 @@ class Quiet:
     def set_blocks(self, counts: Any) -> None:
         return
 
+    def set_audit(self, counts: Any) -> None:
+        return
+
     def set_outbox(self, depth: int, oldest_age: float) -> None:
         return

@@ -14,8 +14,10 @@ from diminet.model import (
     AddressRange,
     Capabilities,
     Health,
+    Ingress,
     NetworkFacts,
     PortFacts,
+    Remains,
     SubnetFacts,
     SubnetShape,
     Target,
@@ -52,6 +54,8 @@ class SimulatedVim:
         self.keeper: Any = None
         self.calls: Counter[str] = Counter()
         self.ports_made = 0
+        self.filters: dict[str, tuple[Ingress, ...]] = {}
+        self.marks: dict[str, str] = {}
 
     def _call(self, name: str) -> None:
         self.calls[name] += 1
@@ -124,7 +128,7 @@ class SimulatedVim:
     async def capabilities(self) -> Capabilities:
         return Capabilities(kind="simulated", shared_gateway=True, data_plane=True)
 
-    async def network(self, network_id: str) -> NetworkFacts:
+    async def network(self, network_id: str, *, as_user: Any = None) -> NetworkFacts:
         self._call("network")
         return self._network(network_id)
 
@@ -169,9 +173,11 @@ class SimulatedVim:
         self.networks[network_id] = network.model_copy(update={"subnets": (*others, new)})
         self.changed("network", network_id)
 
-    async def shape_subnet(self, network_id: str, shape: SubnetShape) -> None:
+    async def shape_subnet(self, network_id: str, shape: SubnetShape, *, make: bool = True) -> None:
         self._call("shape_subnet")
-        self._network(network_id)
+        network = self._network(network_id)
+        if not make and all(s.cidr != shape.cidr for s in network.subnets):
+            return
         if shape.gateway_ip in self.port_rows[network_id]:
             raise SiteRefused(f"a port uses {shape.gateway_ip}")
         self._set(network_id, shape)
@@ -202,6 +208,29 @@ class SimulatedVim:
 
     async def problems(self) -> tuple[str, ...]:
         return ()
+
+    async def ingress(self, network_id: str) -> tuple[Ingress, ...]:
+        self._call("ingress")
+        return self.filters.get(network_id, ())
+
+    async def remains(self) -> tuple[Remains, ...]:
+        return tuple(
+            Remains(
+                service_id=service_id,
+                project_id=self.networks[network_id].project_id,
+                network_id=network_id,
+                made=True,
+                key=key,
+            )
+            for (service_id, key), network_id in self.keys.items()
+            if self.networks[network_id].ours
+        )
+
+    async def mark(self, name: str) -> str | None:
+        return self.marks.get(name)
+
+    async def set_mark(self, name: str, value: str) -> None:
+        self.marks[name] = value
 
     def picture(self) -> dict[str, Any]:
         """Everything there is, for comparing before and after."""

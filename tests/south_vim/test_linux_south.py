@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from diminet.errors import NetworkNotFound, SiteRefused
 from diminet.model import AddressRange, SubnetShape, Target
 from diminet.south.linux import names
-from diminet.south.linux.linux import LinuxSouth, Recovered
+from diminet.south.linux.linux import LinuxSouth
 from diminet.south.linux.vim_errors import InUse
 from diminet.south.linux.vim_requests import NetworkCreate, PortCreate, SubnetCreate, SubnetUpdate
 
@@ -80,7 +80,9 @@ def test_a_made_network_is_the_same_again_and_found_after_loss(site):
         assert await south.make_network(SERVICE, "blue", "web", "here") == first
         assert await south.make_network(OTHER, "blue", "web", "here") != first
         assert (await south.network(first)).ours == SERVICE
-        assert Recovered(SERVICE, "here", first) in await south.recover()
+        assert [(r.service_id, r.key, r.made) for r in await south.remains() if r.network_id == first] == [
+            (SERVICE, "here", True)
+        ]
         assert (await vim.network(site.tenant, first)).project_id == "blue"
         for attempt in (
             vim.delete_network(site.tenant, first),
@@ -91,7 +93,7 @@ def test_a_made_network_is_the_same_again_and_found_after_loss(site):
         assert await south.drop_network(first)
         assert await south.drop_network(first)
         assert first not in site.kernel.bridge_mtu
-        assert {r.service_id for r in await south.recover()} == {OTHER}
+        assert {r.service_id for r in await south.remains()} == {OTHER}
         assert await south.make_network(SERVICE, "blue", "web", "here") != first
 
     with_south(site, work)
@@ -104,7 +106,7 @@ def test_a_made_network_with_a_tenants_port_stays_with_the_tenant(site):
         port = await vim.create_port(site.tenant, PortCreate(network_id=network))
         assert port.fixed_ips[0].ip == "10.1.0.9"  # the gateway is never given, though in a pool
         assert not await south.drop_network(network)
-        assert await south.recover() == ()
+        assert await south.remains() == ()
         subnet = (await vim.subnets(site.tenant))[0]
         await vim.update_subnet(
             site.tenant,
@@ -149,6 +151,19 @@ def test_shaping_binds_the_tenant_until_what_was_there_is_back(site):
         assert (await south.network(network.id)).subnets[0] == before
         assert (await vim.create_port(site.tenant, outside)).fixed_ips[0].ip == "10.1.0.200"
         await vim.create_port(site.tenant, own_mac)
+
+    with_south(site, work)
+
+
+def test_a_subnet_is_put_back_only_while_it_is_there(site):
+    async def work(vim, south):
+        network, subnet = await tenants_network(vim, site)
+        await south.shape_subnet(network.id, shape("10.1.0.64", "10.1.0.127"), make=False)
+        assert (await south.network(network.id)).subnets[0].pools == (("10.1.0.64", "10.1.0.127"),)
+        await south.shape_subnet(network.id, shape("10.1.0.2", "10.1.0.254", gateway="10.1.0.1"))
+        await vim.delete_subnet(site.tenant, subnet.id)
+        await south.shape_subnet(network.id, shape("10.1.0.64", "10.1.0.127"), make=False)
+        assert (await south.network(network.id)).subnets == ()
 
     with_south(site, work)
 

@@ -96,14 +96,14 @@ async def open_floor(settings: Settings, stack: AsyncExitStack) -> Floor:
         kernel,
         Frr(FRR_RUN / (south.frr_pathspace or ""), south.bgp_asn, timeout=settings.limits.vim_timeout),
         site_number=settings.site.number,
-        vtep=south.vtep_ip,
+        vtep=south.vtep,
         vteps=vteps,
         mtu=south.mtu,
     )
     vim = LinuxVim(VimStore(settings.site.data_dir / DATABASE), kernel, settings.site.number, mtu=south.mtu)
     await vim.store.open()
     stack.push_async_callback(vim.close)
-    return Floor(vim, LinuxSouth(vim, dataplane, mtu=south.mtu, vtep=south.vtep_ip, vteps=vteps))
+    return Floor(vim, LinuxSouth(vim, dataplane, mtu=south.mtu, vtep=south.vtep, vteps=vteps))
 
 
 async def serve(settings: Settings) -> None:

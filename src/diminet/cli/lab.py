@@ -49,12 +49,11 @@ def up(
     as_json: Json = False,
 ) -> None:
     """Start a lab; without --detach it lasts until Ctrl-C."""
-    if south is not South.LINUX:
-        raise typer.BadParameter("sites of kind neutron are not available yet: use --south linux")
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     lab = Lab(state)
-    content = lab.up(sites, wan_delay_ms=wan_delay_ms, progress=None if as_json else note)
+    progress = None if as_json else note
+    content = lab.up(sites, wan_delay_ms=wan_delay_ms, progress=progress, south=south.value)
     if as_json:
         print_json(content)
     else:
@@ -104,12 +103,13 @@ def status(state: State = DEFAULT_STATE, as_json: Json = False) -> None:
     if as_json:
         print_json(now)
         return
+    program, needed = ("FRR", {"zebra", "bgpd"}) if now["south"] == "linux" else ("Neutron", {"neutron"})
     rows = [
         [
             site["name"],
             site["number"],
             "ready" if site["ready"] else site["instance"] if site["instance"] != "running" else "not ready",
-            "running" if {"zebra", "bgpd"} <= site["pids"].keys() else "down",
+            "running" if needed <= site["pids"].keys() else "down",
             "isolated"
             if site["name"] in now["isolated"]
             else ", ".join(_cut_from(site["name"], now["cuts"])),
@@ -118,7 +118,7 @@ def status(state: State = DEFAULT_STATE, as_json: Json = False) -> None:
         for site in now["sites"]
     ]
     title = f"lab at {now['state_dir']}, WAN delay {now['wan_delay_ms']:g} ms one way"
-    console().print(table(("site", "number", "instance", "FRR", "cut from", "north"), rows, title=title))
+    console().print(table(("site", "number", "instance", program, "cut from", "north"), rows, title=title))
 
 
 def _cut_from(name: str, cuts: list[list[str]]) -> list[str]:

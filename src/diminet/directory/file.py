@@ -134,14 +134,15 @@ def _check_urls(path: Path, site: Site) -> None:
 
 
 def _check_url(path: Path, site: Site, field: str, text: str, schemes: tuple[str, ...]) -> None:
-    if not _is_base_url(text, schemes):
+    if not is_base_url(text, schemes):
         raise BadSurroundings(
             f"the directory {path}: {field} of site {site.name!r} is {text[:200]!r}, but must look like "
             f"{schemes[-1]}://host:port, without path, user or query"
         )
 
 
-def _is_base_url(text: str, schemes: tuple[str, ...]) -> bool:
+def is_base_url(text: str, schemes: tuple[str, ...]) -> bool:
+    """One of these schemes, a host, perhaps a port, and nothing more."""
     if not text.isascii() or any(character <= " " or character == "\\" for character in text):
         return False
     try:

@@ -29,7 +29,7 @@ INCARNATION = "DIMINET-Incarnation"
 PROTOCOL = "DIMINET-Protocol"
 DEADLINE = "DIMINET-Deadline"  # seconds left when sent: the clocks of two sites need not agree
 USER_TOKEN = "X-Auth-Token"  # noqa: S105 - a header's name
-SERVICE_TOKEN = "X-Service-Token"  # noqa: S105 - reserved for Keystone sites, not read yet
+SERVICE_TOKEN = "X-Service-Token"  # noqa: S105 - a header's name; of sites with one Keystone
 
 PATH = "/intersite-horizontal"
 MAX_DEPTH = 64  # levels of JSON
@@ -128,6 +128,8 @@ def to_headers(ctx: Context, *, incarnation: str, seconds_left: float) -> dict[s
         raise InvalidRequest("the initiator's names are too long")
     if ctx.token is not None:
         headers[USER_TOKEN] = _token(ctx.token.get_secret_value())
+    if ctx.service_token is not None:
+        headers[SERVICE_TOKEN] = _token(ctx.service_token.get_secret_value())
     return headers
 
 
@@ -138,6 +140,7 @@ def from_headers(headers: Mapping[str, list[str]], *, sender: str, now: float) -
     """
     deadline = _one(headers, DEADLINE, optional=True)
     token = _one(headers, USER_TOKEN, optional=True)
+    service_token = _one(headers, SERVICE_TOKEN, optional=True)
     text = _one(headers, INITIATOR)
     if len(text) > MAX_INITIATOR_BYTES:
         raise InvalidRequest(f"{INITIATOR} is longer than {MAX_INITIATOR_BYTES} bytes")
@@ -147,6 +150,7 @@ def from_headers(headers: Mapping[str, list[str]], *, sender: str, now: float) -
         sender=sender,
         incarnation=_word(_one(headers, INCARNATION), INCARNATION),
         token=SecretStr(_token(token)) if token else None,
+        service_token=SecretStr(_token(service_token)) if service_token else None,
         deadline=now + _seconds(deadline) if deadline else None,
     )
 

@@ -20,7 +20,10 @@ log = structlog.get_logger()
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Seconds unless said. undo_share: part of a request's time kept for undoing it. outbox_batch:
-    messages to one peer at one go. refusals: of one document by one member before it is put off."""
+    messages to one peer at one go. refusals: of one document by one member before it is put off.
+    overlaps_batch: services looked at for overlaps in one round. sync_entries: services of which an asker
+    tells its own part with its question; with more, the other site asks by itself. audit_ports: of one
+    service and site, told to the others."""
 
     request_timeout: float = 10.0
     undo_share: float = 0.25
@@ -34,6 +37,7 @@ class Limits:
     refusals: int = 3
     backoff_first: float = 0.5
     backoff_most: float = 10.0
+    refusal_backoff_most: float = 300.0
     confirm_delay: float = 0.3
     settle_interval: float = 0.0
     revoked_ttl: float = 86400.0
@@ -41,12 +45,17 @@ class Limits:
     events_most: int = 100_000
     watermark: int = 4
     pool_step: int = 1
+    growth_steps: int = 4
     vni_k_first: int = 1
     vni_k_last: int = 4095
     services_per_project: int = 1000
     members_per_service: int = 250
     blocks_per_project: int = 100 * 1024
     parallel_repairs: int = 4
+    overlaps_batch: int = 200
+    sync_entries: int = 2000
+    audit_interval: float = 10.0
+    audit_ports: int = 4096
 
 
 class Meter(Protocol):
@@ -56,6 +65,7 @@ class Meter(Protocol):
     def set_services(self, counts: Mapping[tuple[str, str], int]) -> None: ...
     def set_blocks(self, counts: Mapping[tuple[str, str], int]) -> None: ...
     def set_outbox(self, depth: int, oldest_age: float) -> None: ...
+    def set_audit(self, counts: Mapping[str, int]) -> None: ...
 
 
 class Locks:

@@ -22,6 +22,7 @@ class Pools:
     def __init__(self, here: Instance) -> None:
         self.here = here
         self.spare_of: dict[tuple[str, str, str], int] = {}  # (service, cidr, site): a hint, from sync
+        self.in_vain: dict[tuple[str, str], float] = {}  # (service, cidr) -> when all others had none
         self.watched: set[str] = set()
         self.shaped: set[str] = set()  # networks whose VIM knows, since our start, what is spare
 
@@ -109,10 +110,24 @@ class Pools:
             return
         for resource in document.resources_of(self.here.name):
             for subnet in resource.subnets:
-                pooled, spare = await self._free(document, subnet.cidr)
-                mark = min(self.here.limits.watermark, (pooled + spare) // 4)
-                if pooled < mark:
-                    await self.more_room(resource.resource_id, subnet.cidr)
+                await self._grow(document, resource, subnet.cidr)
+
+    async def _grow(self, document: Document, resource: Resource, cidr: str) -> None:
+        """Until the watermark is reached. A small subnet keeps a quarter of its room pooled, but at least
+        what one step brings, since a VIM with pools of its own does not ask when one has run dry. Who
+        asked the others in vain asks them again an interval later."""
+        limits, key, now = self.here.limits, (document.service_id, cidr), self.here.clock.now()
+        step = limits.pool_step * self._size(document, cidr)
+        for _ in range(limits.growth_steps):
+            pooled, spare = await self._free(document, cidr)
+            if pooled >= min(limits.watermark, max((pooled + spare) // 4, step)):
+                return
+            if not spare and now < self.in_vain.get(key, 0.0) + limits.sync_interval:
+                return
+            if not await self.more_room(resource.resource_id, cidr):
+                self.in_vain[key] = now
+                return
+            self.in_vain.pop(key, None)
 
     async def _free(self, document: Document, cidr: str) -> tuple[int, int]:
         """Free addresses of ours: in the pool, and spare."""
@@ -182,9 +197,30 @@ class Pools:
                 continue  # away or refusing: the next one may have room
         return False
 
-    async def _ask_one(self, document: Document, cidr: str, site: str) -> bool:
+    async def ask_for(self, document: Document, block: Block) -> bool:
+        """Ask its owner for that very block, in which an address is in use here already."""
+        owner = document.member(block.owner)
+        if owner is None or owner.deferred:
+            return False
+        try:
+            return await self._ask_one(document, block.cidr, owner.site, index=block.index)
+        except DiminetError:
+            return False  # away or refusing: asked again at the next look
+
+    async def pool_block(self, document: Document, block: Block) -> None:
+        """Pool a spare block of our own in which an address is in use, so that it is not given away."""
+
+        def decide(tx: Tx) -> None:
+            mine = {(h.block.cidr, h.block.index): h for h in self._mine(tx, document)}
+            held = mine.get((block.cidr, block.index))
+            if held is not None and not held.pooled:
+                tx.put_blocks(document.service_id, [HeldBlock(block=held.block, pooled=True)])
+
+        await self.here.store.write(decide)
+
+    async def _ask_one(self, document: Document, cidr: str, site: str, index: int | None = None) -> bool:
         service_id = document.service_id
-        count = max(self.here.limits.pool_step, 2)
+        count = 1 if index is not None else max(self.here.limits.pool_step, 2)
         request = await self.here.store.write(
             lambda tx: (
                 tx.pending_block_request(service_id, site, cidr)
@@ -192,7 +228,7 @@ class Pools:
             )
         )
         free = sum(await self._free(document, cidr))
-        request = request.model_copy(update={"free": free})
+        request = request.model_copy(update={"free": free, "index": index})
         grant = await self.here.peers.at(site).give(self._ctx(document), service_id, request)
 
         def take(tx: Tx) -> bool:
@@ -246,6 +282,8 @@ class Pools:
         nothing left gets one if we can part with a whole one."""
         size = self._size(document, request.cidr)
         free = sum(await self._free(document, request.cidr))
+        if request.index is not None:
+            return 1 if free > size else 0
         fair = (free - request.free) // (2 * size) if size else 0
         needy = 1 if request.free == 0 and free >= size > 0 else 0
         return min(request.count, max(fair, needy, 0))
@@ -285,7 +323,8 @@ class Pools:
         spare = [
             block
             for block in self._spare(tx.blocks(service_id), request.cidr)
-            if not block_logic.in_use(block, size, used)  # a VIM whose pools are advisory
+            if request.index in (None, block.index)
+            and not block_logic.in_use(block, size, used)  # a VIM whose pools are advisory
         ]
         chosen = block_logic.choose_gift(spare, most) if most else ()
         gift = tuple(block_logic.next_version(b, requester, self.here.name) for b in chosen)
@@ -341,7 +380,9 @@ class Pools:
         unused = [
             h.block
             for h in mine
-            if h.block.cidr == request.cidr and not block_logic.in_use(h.block, size, [*ports, *gateways])
+            if h.block.cidr == request.cidr
+            and request.index in (None, h.block.index)
+            and not block_logic.in_use(h.block, size, [*ports, *gateways])
         ]
         out = sorted(unused, key=lambda b: b.index)[-request.count :]
         tx.put_blocks(document.service_id, [HeldBlock(block=b, pooled=False) for b in out])

@@ -5,8 +5,11 @@ asks the South for it again. A service that is buried or left is taken down: the
 then the networks and pools as they were, then our rows.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
+import structlog
+
+from diminet.engine.audit import Audit
 from diminet.engine.instance import Instance
 from diminet.engine.pools import Pools
 from diminet.engine.ports import ServiceRow, Tx
@@ -18,18 +21,25 @@ from diminet.model import (
     Health,
     OperatingStatus,
     ProvisioningStatus,
+    Remains,
     SubnetShape,
 )
 
+log = structlog.get_logger()
+
+MARK = "database"  # of the VIM: which database it was last used with
 TAKEN_DOWN = {ProvisioningStatus.PENDING_DELETE, ProvisioningStatus.REVOKED}
 
 
 class Reconciler:
-    def __init__(self, here: Instance, pools: Pools) -> None:
+    def __init__(self, here: Instance, pools: Pools, audit: Audit) -> None:
         self.here = here
         self.pools = pools
+        self.audit = audit
         self.health: Mapping[str, Health] = {}
         self.appeared: Mapping[str, tuple[str, ...]] = {}
+        self.looked_at = ""  # id of the last service that was looked at for overlaps
+        self.stranger = False  # the VIM says that it was last used with another database
 
     async def realise(self, service_id: str) -> None:
         """Make this site's part of the service as its row says. Raises what the VIM said; the
@@ -147,11 +157,12 @@ class Reconciler:
     async def _shape_back(self, network_id: str, shape: SubnetShape) -> list[str]:
         """Without the gateway if the site refuses it: a tenant's port has its address by now."""
         try:
-            await self.here.south.shape_subnet(network_id, shape)
+            await self.here.south.shape_subnet(network_id, shape, make=False)
         except SiteRefused as refusal:
             if shape.gateway_ip is None:
                 raise
-            await self.here.south.shape_subnet(network_id, shape.model_copy(update={"gateway_ip": None}))
+            without = shape.model_copy(update={"gateway_ip": None})
+            await self.here.south.shape_subnet(network_id, without, make=False)
             return [
                 f"gateway {shape.gateway_ip} of network {network_id} of site {self.here.name} could not be "
                 f"put back, set one yourself: {refusal.message}"
@@ -201,21 +212,28 @@ class Reconciler:
     def problems(self, service_id: str) -> tuple[str, ...]:
         """What was wrong with our part when we last looked: sentences."""
         health = self.health.get(service_id)
-        return (*(health.problems if health else ()), *self.appeared.get(service_id, ()))
+        seen = health.problems if health else ()
+        return (*seen, *self.appeared.get(service_id, ()), *self.audit.problems(service_id))
 
     async def look_for_overlaps(self) -> None:
-        """Subnets that have appeared since the document was written and stand against it."""
-        rows = await self.here.store.read(lambda tx: tx.live_services())
+        """Subnets that have appeared since the document was written and stand against it: the next
+        `overlaps_batch` services, in turn."""
+        after, most = self.looked_at, self.here.limits.overlaps_batch
+        rows = await self.here.store.read(lambda tx: tx.services_page(after, most))
+        ids = {row.document.service_id for row in rows}
+        last = max(ids, default="")
+        self.looked_at = last if len(rows) == most else ""
         found: dict[str, tuple[str, ...]] = {}
         for row in rows:
-            if row.document.tombstone or row.left is not None:
-                continue
-            problems = await self._appeared(row.document)
+            over = row.document.tombstone or row.left is not None
+            problems = () if over else await self._appeared(row.document)
             if problems:
                 found[row.document.service_id] = problems
         for service_id in sorted(found.keys() - self.appeared.keys()):
             await self._tell_appeared(service_id, found[service_id])
-        self.appeared = found
+        # What lies between and was not found has no problem any more, or is no more.
+        kept = {i: p for i, p in self.appeared.items() if i <= after or (self.looked_at and i > last)}
+        self.appeared = {**kept, **found}
 
     async def _appeared(self, document: Document) -> tuple[str, ...]:
         here, networks = self.here, []
@@ -242,33 +260,29 @@ class Reconciler:
     async def look(self) -> None:
         """Read from the South how everything is."""
         found = await self.here.south.realised()
-        live = await self.here.store.read(lambda tx: tx.live_services())
+        made = await self.here.store.read(lambda tx: tx.services_realised(self.here.name))
         missing = {
-            row.document.service_id: Health(
-                service_id=row.document.service_id, problems=("its data plane is missing",)
-            )
-            for row in live
-            if row.applied is not None
-            and row.left is None
-            and not row.document.tombstone
-            and row.document.resources_of(self.here.name)
-            and row.document.service_id not in found
+            service_id: Health(service_id=service_id, problems=("its data plane is missing",))
+            for service_id in made - found.keys()
         }
         self.health = {**found, **missing}
 
     async def repair(self) -> list[DiminetError]:
         """One round over everything that is not as it should be; returns what was refused."""
         await self.look()
-        rows = await self.here.store.read(lambda tx: tx.live_services())
-        strangers = set(self.health) - {row.document.service_id for row in rows}
-        wrong = [row.document.service_id for row in rows if self._is_wrong(row)]
+        ours = await self.here.store.read(lambda tx: tx.services_at_work())
+        strangers = self.health.keys() - ours
+        unhealthy = {service_id for service_id, health in self.health.items() if health.problems}
+        wrong = [*await self.here.store.read(lambda tx: tx.services_to_realise())]
+        wrong += sorted(unhealthy & ours - set(wrong))
         refused: list[DiminetError] = []
         for service_id in wrong:
             try:
                 await self.realise(service_id)
             except DiminetError as error:
                 refused.append(error)
-        refused += await self._sweep(strangers)
+        if strangers and await self.trusts_vim():
+            refused += await self._sweep(strangers)
         if wrong or strangers:  # what an idle instance costs is mostly looking
             await self.look()
         return refused
@@ -277,7 +291,38 @@ class Reconciler:
         health = self.health.get(row.document.service_id)
         return row.applied != row.document.pair or (health is not None and bool(health.problems))
 
-    async def _sweep(self, strangers: set[str]) -> list[DiminetError]:
+    async def trusts_vim(self) -> bool:
+        """May what this database does not know of be taken for left over? Not if the VIM was last used
+        with another database: then it may be all that is left of live services (`diminet recover`)."""
+        meta = await self.here.store.read(lambda tx: tx.meta())
+        mark = await self.here.south.mark(MARK)
+        if mark is None:
+            await self.here.south.set_mark(MARK, meta.database_id)
+        stranger = mark not in (None, meta.database_id)
+        if stranger and not self.stranger:
+            log.warning("recover", mark=mark, database=meta.database_id, what="run `diminet recover`")
+        self.stranger = stranger
+        return not stranger
+
+    async def sweep_networks(self) -> None:
+        """Networks that we made and nothing here knows of: a VIM that did not answer in time may have
+        made them all the same."""
+        if not await self.trusts_vim():
+            return
+        for remains in await self.here.south.remains():
+            async with self.here.locks[f"promise {remains.service_id}"]:
+                if remains.made and not await self._is_wanted(remains):
+                    await self.here.south.drop_network(remains.network_id)
+
+    async def _is_wanted(self, remains: Remains) -> bool:
+        def look(tx: Tx) -> bool:
+            promised = {r.network_id for r in tx.reservations_of_service(remains.service_id)}
+            joined = {c.resource_id for c in tx.connections(remains.service_id)}
+            return "" in promised or remains.network_id in promised | joined
+
+        return await self.here.store.read(look)
+
+    async def _sweep(self, strangers: Set[str]) -> list[DiminetError]:
         """A data plane of ours without a live service: left over by a crash."""
         refused: list[DiminetError] = []
         for service_id in sorted(strangers):

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Sequence
 
 import structlog
+from pydantic import SecretStr
 
 from diminet.engine.instance import Instance
 from diminet.engine.ports import ReservationRow, Tx
@@ -57,7 +58,7 @@ class Reservations:
         the type finds unfit; nothing stays changed then."""
         here = self.here
         self._check(request)
-        await here.identity.authorise(ctx, request.project_id)
+        as_user = await here.identity.authorise(ctx, request.project_id)
         kind = here.type_of(request.type)
         if ctx.sender is not None:
             # Only our own user may say which of our networks need not be clean.
@@ -65,7 +66,7 @@ class Reservations:
             request = request.model_copy(update={"wanted": wanted})
         for entry in request.entries:
             if entry.resource_id:
-                await self.theirs(entry.resource_id, request.project_id)
+                await self.theirs(entry.resource_id, request.project_id, as_user)
         rid = here.clock.uuid()
         # What is being made for a promise is not undone meanwhile: `release` waits for this lock.
         async with here.locks[f"promise {request.service_id}"]:
@@ -91,10 +92,12 @@ class Reservations:
         if not keys or len(set(keys)) < len(keys) or {site for site, _ in keys} != {self.here.name}:
             raise InvalidRequest(f"name networks of site {self.here.name}, each once", sites=[self.here.name])
 
-    async def theirs(self, network_id: str, project_id: str) -> NetworkFacts:
+    async def theirs(
+        self, network_id: str, project_id: str, as_user: SecretStr | None = None
+    ) -> NetworkFacts:
         """The answer does not tell one of another project from one that is not there."""
         try:
-            network = await self.here.south.network(network_id)
+            network = await self.here.south.network(network_id, as_user=as_user)
         except NetworkNotFound:
             network = None
         if network is None or network.project_id != project_id:
@@ -233,6 +236,8 @@ class Reservations:
             await self._replace(row, row.model_copy(update={"original": as_shapes(network)}))
         for shape in shapes:
             await self.here.south.shape_subnet(row.network_id, shape)
+        # A VIM may still be giving out an address of the pools as they were (Neutron; on linux 0).
+        await self.here.clock.sleep(self.here.limits.settle_interval)
 
     async def _replace(self, old: ReservationRow, new: ReservationRow) -> None:
         def decide(tx: Tx) -> None:
@@ -243,10 +248,16 @@ class Reservations:
 
         await self.here.store.write(decide)
 
-    async def release(self, rid: str, *, sender: str | None = None) -> None:
+    async def abort(self, service_id: str, word: str, asker: str) -> None:
+        """Give up what was promised to that site: under that RID, or for the request of that ticket."""
+        rows = await self.here.store.read(lambda tx: tx.reservations_of_service(service_id))
+        for rid in {r.rid for r in rows if r.sender == asker and word in (r.rid, r.ticket.word())}:
+            await self.release(rid)
+
+    async def release(self, rid: str) -> None:
         """Undo and forget a promise; nothing to do if it is gone or was taken up by a document."""
         rows = await self.here.store.read(lambda tx: tx.reservation(rid))
-        if not rows or (sender is not None and rows[0].sender != sender):
+        if not rows:
             return
         async with self.here.locks[f"promise {rows[0].service_id}"]:
             await self._take_back(rid)
@@ -277,7 +288,7 @@ class Reservations:
                 if row.made:
                     await here.south.drop_network(network_id)
                 for shape in row.original:
-                    await here.south.shape_subnet(network_id, shape)
+                    await here.south.shape_subnet(network_id, shape, make=False)
         except NetworkNotFound:
             return  # the tenant has deleted it meanwhile: nothing to put back
 

@@ -120,6 +120,14 @@ class FileIdentity:
             token=SecretStr(token),
         )
 
+    async def outgoing(self, ctx: Context) -> Context:
+        """The envelope as it may go to another site: a token of this file means nothing there."""
+        return ctx.model_copy(update={"token": None})
+
+    async def problems(self) -> tuple[str, ...]:
+        """None: the last good copy of the file is always there."""
+        return ()
+
     async def authorise(self, ctx: Context, project_id: str) -> None:
         """Who asks must belong to that project; a peer's word for it counts by the vouching rules only.
         Raises NotAuthorised."""
@@ -139,6 +147,22 @@ class FileIdentity:
             f"projects = [{_quoted(project)}]",
             sites=[self._site_name],
         )
+
+
+def vouching_rules(path: Path, *, recheck_s: float = DEFAULT_RECHECK_S) -> Callable[[], Sequence[Vouch]]:
+    """The newest good rules of a file that may be absent, with no tokens in it. Raises BadSurroundings."""
+
+    def rules() -> tuple[Vouch, ...]:
+        if not path.exists():
+            return ()
+        content = load(path)
+        if content.tokens:
+            raise BadSurroundings(
+                f"{path} has tokens, but Keystone says here who asks: leave only [[vouch]] in it"
+            )
+        return content.vouch
+
+    return Watched("file of vouching rules", (path,), rules, recheck_s=recheck_s).get
 
 
 def new_token() -> str:

@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from diminet.errors import BadSurroundings, InvalidRequest
+from diminet.errors import BadSurroundings, InvalidRequest, SiteRefused
 from diminet.lab import plan, state
 from diminet.lab.control import Connection, Progress
 from diminet.lab.state import DEFAULT_STATE
@@ -49,6 +49,7 @@ class Lab:
         progress: Progress | None = None,
         instance_command: Sequence[str] | None = None,
         ready_path: str | None = "/readyz",
+        south: plan.Kind = "linux",
     ) -> dict[str, Any]:
         """Start it and wait until all sites are ready; the content of lab.json. wan_delay_ms: one way.
 
@@ -63,6 +64,7 @@ class Lab:
             progress=progress,
             instance_command=instance_command,
             ready_path=ready_path,
+            south=south,
         )
         self._process = running.process
         return running.content
@@ -169,6 +171,12 @@ class Lab:
         if not 0.002 <= interval <= 3600:
             raise InvalidRequest(f"the interval is 0.002 to 3600 seconds, not {interval}")
         start, end = plan.endpoint(source), plan.endpoint(target)
+        if "openstack" in self.content():
+            raise SiteRefused(
+                "there is no data plane to ping over: the BGP VPN provider of this lab's Neutrons is the "
+                "Dummy one; use `lab up --south linux` to see packets",
+                sites=[start.site, end.site],
+            )
         port = self._port(start)
         namespace = port.get("binding:vif_details", {}).get("namespace")
         if not namespace:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from diminet.errors import BadSurroundings
-from diminet.lab import control, plan, state, surroundings
+from diminet.lab import control, neutron, plan, state, surroundings
 from diminet.lab.daemon import tail
 from diminet.lab.plan import LabPlan
 from diminet.lab.wan import HOST_LINK
@@ -43,6 +43,7 @@ def up(
     instance_command: Sequence[str] | None = None,
     ready_path: str | None = "/readyz",
     progress: Callable[[str], None] | None = None,
+    south: plan.Kind = "linux",
 ) -> Running:
     """Start a lab and wait until all its sites are ready; what a crashed one left is cleaned first.
 
@@ -50,6 +51,8 @@ def up(
     """
     plan.check_size(sites, wan_delay_ms)
     surroundings.check(wan_delay=wan_delay_ms > 0)
+    if south == "neutron":
+        neutron.check()
     command = default_instance_command() if instance_command is None else tuple(instance_command)
     directory = state.resolve(directory)
     lock, made = state.take(directory)
@@ -67,6 +70,7 @@ def up(
                 wan_delay_ms=wan_delay_ms,
                 ready_path=ready_path,
                 made_directory=made,
+                south=south,
             )
             process = _spawn(lab, lock)
             connection = _connect(lab, process)

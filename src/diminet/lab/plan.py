@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Network
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from pydantic import Field
 
@@ -28,6 +28,9 @@ HOST_PART_HOST = 254  # on the management subnet: the host's own end
 HOST_PART_SUPERVISOR = 253
 ASN = 64512
 NORTH_PORT, EAST_WEST_PORT, SOUTH_PORT = 9790, 9791, 9696
+KEYSTONE_PORT = 5000
+
+Kind = Literal["linux", "neutron"]
 
 
 class Reflector(Model):
@@ -96,9 +99,11 @@ class SitePlan(Model):
 class LabPlan(Model):
     """instance_command: starts a site's instance; `{config}` in it becomes its configuration file.
     ready_path: path under `north` that answers 200 when an instance is ready; None: do not ask.
-    made_directory: the state directory was not there before, so it goes with the lab."""
+    made_directory: the state directory was not there before, so it goes with the lab. south: kind of all
+    its sites; those of kind neutron need no FRR, and so no reflectors."""
 
     state_dir: Path
+    south: Kind = "linux"
     management: str
     host_device: str
     wan_delay_ms: float = Field(default=0.0, ge=0, le=MAX_WAN_DELAY_MS)
@@ -174,12 +179,15 @@ def make(
     wan_delay_ms: float = 0.0,
     ready_path: str | None = "/readyz",
     made_directory: bool = True,
+    south: Kind = "linux",
 ) -> LabPlan:
     """Raises InvalidRequest for a number of sites or a delay out of bounds."""
     check_size(sites, wan_delay_ms)
-    reflectors = tuple(Reflector(number=n + 1) for n in range(-(-sites // SITES_PER_REFLECTOR)))
+    count = -(-sites // SITES_PER_REFLECTOR) if south == "linux" else 0
+    reflectors = tuple(Reflector(number=n + 1) for n in range(count))
     return LabPlan(
         state_dir=state_dir,
+        south=south,
         management=str(management),
         host_device=host_device(state_dir),
         wan_delay_ms=wan_delay_ms,
@@ -209,6 +217,8 @@ def check_size(sites: int, wan_delay_ms: float) -> None:
 
 def _reflectors_of(number: int, reflectors: Sequence[Reflector]) -> tuple[str, ...]:
     """The one of its three sites, and the next one."""
+    if not reflectors:
+        return ()
     home = (number - 1) // SITES_PER_REFLECTOR
     chosen = {(home + step) % len(reflectors) for step in range(REFLECTORS_PER_SITE)}
     return tuple(reflectors[index].wan_ip for index in sorted(chosen))

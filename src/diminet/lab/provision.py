@@ -12,11 +12,14 @@ from diminet.directory import file as directory_file
 from diminet.east_west import pki
 from diminet.identity import file as identity_file
 from diminet.identity.file import TokenEntry, Vouch
+from diminet.lab.openstack import templates
 from diminet.lab.plan import ASN, EAST_WEST_PORT, NORTH_PORT, SOUTH_PORT, LabPlan, SitePlan
 from diminet.lab.state import LAB_FILE
 from diminet.model import Model, Site
 
 CONFIG_FILE = "diminet.toml"
+CLOUDS_FILE = "clouds.yaml"
+IDENTITY_FILE, SITES_FILE = "identity.toml", "sites.toml"
 TOKEN_LIFETIME = timedelta(hours=24)
 PROJECT, OTHER_PROJECT, ADMIN_PROJECT = "demo", "other", "admin"
 CERTIFICATE_DAYS = 30
@@ -48,8 +51,9 @@ def make_authority(plan: LabPlan) -> None:
     pki.init_ca(plan.state_dir / "ca", days=CERTIFICATE_DAYS)
 
 
-def provision(plan: LabPlan, site: SitePlan, tokens: Tokens, now: datetime | None = None) -> Path:
-    """All files of that site; returns its configuration. Raises BadSurroundings, OSError."""
+def provision(plan: LabPlan, site: SitePlan, tokens: Tokens | None, now: datetime | None = None) -> Path:
+    """All files of that site but its clouds.yaml; returns its configuration. tokens: of linux sites, which
+    have no Keystone. Raises BadSurroundings, OSError."""
     home = plan.directory(site.name)
     (home / "data").mkdir(parents=True, exist_ok=True)
     pki.issue(
@@ -59,8 +63,9 @@ def provision(plan: LabPlan, site: SitePlan, tokens: Tokens, now: datetime | Non
         home / "pki",
         days=CERTIFICATE_DAYS,
     )
-    _write_identity(home / "identity.toml", tokens, (now or datetime.now(UTC)) + TOKEN_LIFETIME)
-    directory_file.write(home / "sites.toml", [_entry(other) for other in plan.sites])
+    if tokens is not None:
+        _write_identity(home / IDENTITY_FILE, tokens, (now or datetime.now(UTC)) + TOKEN_LIFETIME)
+        directory_file.write(home / SITES_FILE, [_entry(other) for other in plan.sites])
     config = home / CONFIG_FILE
     config.write_text(toml(settings(plan, site)), encoding="utf-8")
     return config
@@ -103,8 +108,14 @@ def settings(plan: LabPlan, site: SitePlan) -> dict[str, dict[str, Any]]:
             "key": str(keys / "site.key"),
             "crl": str(keys / "crl.pem"),
         },
-        "identity": {"path": str(home / "identity.toml")},
-        "directory": {"path": str(home / "sites.toml")},
+        **(_of_neutron(home) if plan.south == "neutron" else _of_linux(home, site)),
+    }
+
+
+def _of_linux(home: Path, site: SitePlan) -> dict[str, dict[str, Any]]:
+    return {
+        "identity": {"path": str(home / IDENTITY_FILE)},
+        "directory": {"path": str(home / SITES_FILE)},
         "south": {
             "vtep_ip": site.wan_ip,
             "frr_pathspace": pathspace(site),
@@ -112,6 +123,19 @@ def settings(plan: LabPlan, site: SitePlan) -> dict[str, dict[str, Any]]:
             "vim_host": site.management_ip,
             "vim_port": SOUTH_PORT,
         },
+    }
+
+
+def _of_neutron(home: Path) -> dict[str, dict[str, Any]]:
+    return {
+        "identity": {"kind": "keystone", "path": str(home / IDENTITY_FILE)},
+        "directory": {"kind": "keystone"},
+        "openstack": {
+            "file": str(home / CLOUDS_FILE),
+            "cloud": templates.SERVICE_USER,
+            "peers_cloud": templates.PEERS_USER,
+        },
+        "south": {"kind": "neutron"},
     }
 
 
@@ -125,9 +149,10 @@ def toml(sections: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def write_lab_file(plan: LabPlan, tokens: Tokens) -> dict[str, Any]:
-    """`lab.json` (DESIGN section 7), readable by its owner only, for it holds tokens; returns its content."""
-    content = {
+def write_lab_file(plan: LabPlan, tokens: Tokens, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """`lab.json` (DESIGN section 7), readable by its owner only, for it holds tokens; returns its content.
+    more: beside `sites`."""
+    content: dict[str, Any] = {
         "sites": [
             {
                 "name": site.name,
@@ -138,7 +163,8 @@ def write_lab_file(plan: LabPlan, tokens: Tokens) -> dict[str, Any]:
                 **tokens.model_dump(),
             }
             for site in plan.sites
-        ]
+        ],
+        **(more or {}),
     }
     beside = plan.state_dir / f".{LAB_FILE}.{secrets.token_hex(4)}"
     with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:

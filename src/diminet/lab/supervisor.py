@@ -21,6 +21,7 @@ from diminet.lab import control, plan, provision, shell, wan
 from diminet.lab.control import Progress
 from diminet.lab.daemon import Daemon, State, tail
 from diminet.lab.hosts import Host, SiteHost, frr_of_reflector, frr_of_site
+from diminet.lab.neutron import LabCloud
 from diminet.lab.plan import LabPlan, Pair
 
 LAUNCHER_TIMEOUT = 30.0  # seconds until the launcher must have said `start`
@@ -38,6 +39,7 @@ class Supervisor:
         self._hosts = {site.name: SiteHost(lab, site) for site in lab.sites}
         self._reflectors = {one.name: Host(one.name, lab.directory(one.name)) for one in lab.reflectors}
         self._relay: Daemon | None = None
+        self._cloud: LabCloud | None = None
         self._cuts: set[Pair] = set()
         self._isolated: set[str] = set()
         self._cutting = asyncio.Lock()
@@ -58,6 +60,8 @@ class Supervisor:
         server.close()
         if self._content is not None:  # else it is only half made: the kernel ends it
             await asyncio.gather(*(host.instance.stop() for host in self._hosts.values()))
+            if self._cloud is not None:
+                self._cloud.close()
 
     def _give_up(self) -> None:
         if not self._begun.is_set():
@@ -116,8 +120,10 @@ class Supervisor:
         lab, delayed = self._plan, self._plan.wan_delay_ms > 0
         await wan.make_bridges(lab)
         await wan.attach_host()
+        if lab.south == "neutron":
+            self._cloud = await asyncio.to_thread(LabCloud, lab)
         provision.make_authority(lab)
-        tokens = provision.new_tokens()
+        tokens = provision.new_tokens() if self._cloud is None else None
         for site in lab.sites:
             provision.provision(lab, site, tokens)
         await asyncio.gather(*(host.open() for host in (*self._hosts.values(), *self._reflectors.values())))
@@ -130,8 +136,15 @@ class Supervisor:
         if delayed:
             await self._start_relay()
         progress("network is there")
+        more: dict[str, Any] = {}
+        if self._cloud is not None:
+            holders = {name: host.holder for name, host in self._hosts.items()}
+            await asyncio.to_thread(self._cloud.start, holders)
+            tokens, more = await asyncio.to_thread(self._cloud.tokens), self._cloud.content()
+            progress("Keystone and the Neutrons are there")
         await self._start_all(progress)
-        return provision.write_lab_file(lab, tokens)
+        assert tokens is not None
+        return provision.write_lab_file(lab, tokens, more)
 
     async def _start_all(self, progress: Progress) -> None:
         slots = asyncio.Semaphore(STARTS_AT_ONCE)
@@ -143,7 +156,8 @@ class Supervisor:
 
         async def start_site(host: SiteHost) -> None:
             async with slots:
-                await host.start_frr(frr_of_site(host.site))
+                if self._plan.south == "linux":
+                    await host.start_frr(frr_of_site(host.site))
                 await host.start_instance()
             progress(f"site {host.name} is ready")
 
@@ -179,12 +193,13 @@ class Supervisor:
                 "north": host.site.north,
                 "wan_ip": host.site.wan_ip,
                 "reflectors": list(host.site.reflectors),
-                "pids": {**({"instance": pid} if (pid := host.instance.pid) else {}), **host.frr_pids()},
+                "pids": self._pids(host),
             }
             for host, (ready, _) in zip(self._hosts.values(), checks, strict=True)
         ]
         return {
             "state_dir": str(self._plan.state_dir),
+            "south": self._plan.south,
             "wan_delay_ms": self._plan.wan_delay_ms,
             "relay": str(self._relay.state) if self._relay else None,
             "sites": sites,
@@ -194,6 +209,14 @@ class Supervisor:
             ],
             **self._cut_state(),
         }
+
+    def _pids(self, host: SiteHost) -> dict[str, int]:
+        found = host.frr_pids()
+        if host.instance.pid is not None:
+            found["instance"] = host.instance.pid
+        if self._cloud is not None and host.name in self._cloud.pids():
+            found["neutron"] = self._cloud.pids()[host.name]
+        return found
 
     # -- the WAN -----------------------------------------------------------------------------------
 

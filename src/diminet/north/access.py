@@ -8,11 +8,19 @@ from starlette.requests import Request
 
 from diminet.config import LimitSettings
 from diminet.engine.ports import Identity
-from diminet.errors import DiminetError, NotAuthenticated, NotAuthorised, TooManyRequests
+from diminet.errors import (
+    DiminetError,
+    NotAuthenticated,
+    NotAuthorised,
+    SiteRefused,
+    SiteUnreachable,
+    TooManyRequests,
+)
 from diminet.messages import Caller, Context
 from diminet.model import Initiator
-from diminet.north.limits import Buckets, client_key
+from diminet.north.limits import client_key
 from diminet.north.requests import Requests
+from diminet.rates import Buckets
 
 TOKEN_HEADER = "X-Auth-Token"  # noqa: S105 - a header's name
 READERS = frozenset({"admin", "member", "reader"})
@@ -72,8 +80,8 @@ class Access:
         """Of a stream that has been open for a while: whether its token would still be let in."""
         try:
             again = await self._identity.authenticate(caller.token.get_secret_value())
-        except NotAuthenticated:
-            return False
+        except (NotAuthenticated, SiteUnreachable, SiteRefused):
+            return False  # or nobody can tell now: who comes back learns it
         return again.project_id == caller.project_id and again.roles == caller.roles
 
     async def _caller(self, request: Request) -> Caller:

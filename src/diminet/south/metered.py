@@ -4,8 +4,19 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import TypeVar
 
+from pydantic import SecretStr
+
 from diminet.engine.ports import South
-from diminet.model import Capabilities, Health, NetworkFacts, PortFacts, SubnetShape, Target
+from diminet.model import (
+    Capabilities,
+    Health,
+    Ingress,
+    NetworkFacts,
+    PortFacts,
+    Remains,
+    SubnetShape,
+    Target,
+)
 
 T = TypeVar("T")
 
@@ -25,8 +36,8 @@ class MeteredSouth:
     async def capabilities(self) -> Capabilities:
         return await self._inner.capabilities()
 
-    async def network(self, network_id: str) -> NetworkFacts:
-        return await self._call("network", self._inner.network(network_id))
+    async def network(self, network_id: str, *, as_user: SecretStr | None = None) -> NetworkFacts:
+        return await self._call("network", self._inner.network(network_id, as_user=as_user))
 
     async def ports(self, network_id: str) -> tuple[PortFacts, ...]:
         return await self._call("ports", self._inner.ports(network_id))
@@ -34,8 +45,8 @@ class MeteredSouth:
     async def make_network(self, service_id: str, project_id: str, name: str, key: str) -> str:
         return await self._call("make_network", self._inner.make_network(service_id, project_id, name, key))
 
-    async def shape_subnet(self, network_id: str, shape: SubnetShape) -> None:
-        await self._call("shape_subnet", self._inner.shape_subnet(network_id, shape))
+    async def shape_subnet(self, network_id: str, shape: SubnetShape, *, make: bool = True) -> None:
+        await self._call("shape_subnet", self._inner.shape_subnet(network_id, shape, make=make))
 
     async def drop_network(self, network_id: str) -> bool:
         return await self._call("drop_network", self._inner.drop_network(network_id))
@@ -51,3 +62,15 @@ class MeteredSouth:
 
     async def problems(self) -> tuple[str, ...]:
         return await self._inner.problems()
+
+    async def ingress(self, network_id: str) -> tuple[Ingress, ...]:
+        return await self._call("ingress", self._inner.ingress(network_id))
+
+    async def remains(self) -> tuple[Remains, ...]:
+        return await self._call("remains", self._inner.remains())
+
+    async def mark(self, name: str) -> str | None:
+        return await self._call("mark", self._inner.mark(name))
+
+    async def set_mark(self, name: str, value: str) -> None:
+        await self._call("set_mark", self._inner.set_mark(name, value))

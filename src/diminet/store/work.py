@@ -41,9 +41,10 @@ class Work(Rows):
         most: float = math.inf,
         peer: str | None = None,
         service_id: str | None = None,
+        refusals: int | None = None,
     ) -> list[OutboxRow]:
-        """The longest due first."""
-        wanted: dict[str, Any] = {"peer": peer, "service_id": service_id}
+        """The longest due first; in any order if `refusals` is given."""
+        wanted: dict[str, Any] = {"peer": peer, "service_id": service_id, "refusals": refusals}
         if due is not None:
             wanted |= {"due": due, "beyond": min(due + most, FAR)}
         wanted = {name: value for name, value in wanted.items() if value is not None}
@@ -57,7 +58,8 @@ class Work(Rows):
         if created_at is not None:
             row = row.model_copy(update={"created_at": created_at})
         body = row.model_dump_json()
-        self._put(outbox, key, {"created_at": row.created_at, "next_at": row.next_at, "body": body})
+        columns = {"created_at": row.created_at, "next_at": row.next_at, "refusals": row.refusals}
+        self._put(outbox, key, {**columns, "body": body})
 
     def unpost(self, row: OutboxRow) -> None:
         self._drop(outbox, peer=row.peer, service_id=row.service_id, kind=row.kind, rid=row.rid)
@@ -72,11 +74,13 @@ _POSTED_AT = sa.select(outbox.c.created_at).where(
 
 @cache
 def _outbox(names: tuple[str, ...]) -> "sa.Select[str] | sa.CompoundSelect[str]":
-    """Those that fit what is named: peer, service_id, due (with beyond)."""
+    """Those that fit what is named: peer, service_id, refusals, due (with beyond)."""
     equal = sorted({"peer", "service_id"}.intersection(names))
     rows = sa.select(outbox.c.body).where(*(outbox.c[name] == sa.bindparam(name) for name in equal))
+    if "refusals" in names:  # few of them; their index is to be entered, not that of the order
+        rows = rows.where(outbox.c.refusals >= sa.bindparam("refusals"))
     if "due" not in names:
-        return rows.order_by(outbox.c.next_at, outbox.c.created_at)
+        return rows if "refusals" in names else rows.order_by(outbox.c.next_at, outbox.c.created_at)
     # Two selects, as each enters the index at its own place; an OR would walk all of it.
     due = rows.where(outbox.c.next_at <= sa.bindparam("due"))
     return sa.union_all(due, rows.where(outbox.c.next_at > sa.bindparam("beyond")))

@@ -6,11 +6,23 @@ What DIMINET makes and changes is marked in the networking service's own databas
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import NamedTuple, Protocol
+from typing import Protocol
 from uuid import uuid4
 
+from pydantic import SecretStr
+
 from diminet.errors import NetworkNotFound, SiteRefused, StorageUnavailable
-from diminet.model import Capabilities, Health, NetworkFacts, PortFacts, SubnetFacts, SubnetShape, Target
+from diminet.model import (
+    Capabilities,
+    Health,
+    Ingress,
+    NetworkFacts,
+    PortFacts,
+    Remains,
+    SubnetFacts,
+    SubnetShape,
+    Target,
+)
 from diminet.south.linux import ipam, names
 from diminet.south.linux import vim_access as access
 from diminet.south.linux import vim_subnets as rules
@@ -28,14 +40,6 @@ class SiteDataPlane(Protocol):
     async def disconnect(self, service_id: str) -> None: ...
     async def realised(self) -> dict[str, Health]: ...
     async def problems(self) -> tuple[str, ...]: ...
-
-
-class Recovered(NamedTuple):
-    """A network of ours as the networking service knows it: made for that service, as that key."""
-
-    service_id: str
-    key: str
-    network_id: str
 
 
 class LinuxSouth:
@@ -69,7 +73,9 @@ class LinuxSouth:
 
     # -- what is there -----------------------------------------------------------------------------
 
-    async def network(self, network_id: str) -> NetworkFacts:
+    async def network(self, network_id: str, *, as_user: SecretStr | None = None) -> NetworkFacts:
+        """as_user makes no difference: this site's users are Identity's, which has decided."""
+
         def read(tx: VimTx) -> NetworkFacts:
             row = _network(tx, network_id)
             return NetworkFacts(
@@ -150,10 +156,12 @@ class LinuxSouth:
             await self._wiring.remove_network(network_id)
         return gone
 
-    async def recover(self) -> tuple[Recovered, ...]:
-        """Every network that DIMINET made here and that still carries its mark."""
-        rows = await self._store.read(lambda tx: tx.networks())
-        return tuple(Recovered(row.ours, row.key or "", row.id) for row in rows if row.ours)
+    async def ingress(self, network_id: str) -> tuple[Ingress, ...]:
+        """Nothing on a linux site filters what reaches an instance."""
+        return ()
+
+    async def remains(self) -> tuple[Remains, ...]:
+        return await self._store.read(_remains)
 
     async def mark(self, name: str) -> str | None:
         """A mark of this site in the networking service, e.g. of DIMINET's database (DESIGN section 5)."""
@@ -164,21 +172,23 @@ class LinuxSouth:
 
     # -- subnets -----------------------------------------------------------------------------------
 
-    async def shape_subnet(self, network_id: str, shape: SubnetShape) -> None:
+    async def shape_subnet(self, network_id: str, shape: SubnetShape, *, make: bool = True) -> None:
         """See South. Addresses are chosen in transactions of the same thread, so the pools hold for
         every port that is asked for from when this is committed."""
         with _refusals():
-            moved = await self._store.write(lambda tx: self._shape(tx, network_id, shape))
+            moved = await self._store.write(lambda tx: self._shape(tx, network_id, shape, make=make))
         if moved or self._wiring.behind(network_id):
             await self._wiring.network(network_id, replug=True)
 
-    def _shape(self, tx: VimTx, network_id: str, shape: SubnetShape) -> bool:
+    def _shape(self, tx: VimTx, network_id: str, shape: SubnetShape, *, make: bool) -> bool:
         """True if the gateway is another than before."""
         network = _network(tx, network_id)
         rules.check_gateway(shape.cidr, shape.gateway_ip)
         rules.check_pools(shape.cidr, shape.pools or ())
         cidr = str(ipam.network_of(shape.cidr))
         before = next((s for s in tx.subnets(network_id=network_id) if s.cidr == cidr), None)
+        if before is None and not make:
+            return False
         if before is None:
             tx.save_subnet(self._made(tx, network, shape))
             return True
@@ -319,6 +329,34 @@ def _network(tx: VimTx, network_id: str) -> NetworkRow:
     if row is None or row.state == "DELETING":
         raise NetworkNotFound(f"Network {network_id} is not at this site; name one that is.")
     return row
+
+
+def _remains(tx: VimTx) -> tuple[Remains, ...]:
+    """Networks that we made, that we linked, or whose subnets we shaped."""
+    links = {link.network_id: link.service_id for link in tx.links()}
+    found = []
+    for row in tx.networks():
+        shaped = [s for s in tx.subnets(network_id=row.id) if s.pools_before is not None and not row.ours]
+        if row.ours or row.id in links or shaped:
+            found.append(
+                Remains(
+                    service_id=row.ours or links.get(row.id, ""),
+                    project_id=row.project_id,
+                    network_id=row.id,
+                    made=row.ours is not None,
+                    key=row.key or "",
+                    joined=row.id in links,
+                    shapes=tuple(_before(subnet) for subnet in shaped),
+                )
+            )
+    return tuple(found)
+
+
+def _before(row: SubnetRow) -> SubnetShape:
+    """Its pools as they were; which gateway it had is not written down here."""
+    return SubnetShape(
+        cidr=row.cidr, ip_version=row.ip_version, gateway_ip=row.gateway_ip, pools=row.pools_before
+    )
 
 
 def _facts(row: SubnetRow) -> SubnetFacts:

@@ -1,0 +1,143 @@
+"""Subnets of a Neutron: what they are, and giving them the shape that a service needs.
+
+Neutron's pools are advisory and its `If-Match` is no compare-and-set (facts/openstack.md), so whatever is
+written is the whole wanted state, one write after another per network; what came otherwise meanwhile is
+found by the audit.
+"""
+
+from collections.abc import Mapping, Sequence
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+from diminet.errors import NetworkNotFound
+from diminet.model import AddressRange, SubnetFacts, SubnetShape
+from diminet.south.neutron import marks
+from diminet.south.neutron.neutron import Json, Neutron, Refused
+
+SELF_MADE = {"slaac", "dhcpv6-stateless"}  # address modes in which hosts choose (RFC 4862)
+
+
+def facts(subnet: Mapping[str, Any]) -> SubnetFacts:
+    pools = sorted(
+        (AddressRange(p["start"], p["end"]) for p in subnet["allocation_pools"]),
+        key=lambda r: int(ip_address(r.first)),
+    )
+    return SubnetFacts(
+        subnet_id=subnet["id"],
+        cidr=subnet["cidr"],
+        ip_version=6 if subnet["ip_version"] == 6 else 4,
+        gateway_ip=subnet["gateway_ip"],
+        pools=tuple(pools),
+        slaac=subnet.get("ipv6_address_mode") in SELF_MADE or subnet.get("ipv6_ra_mode") in SELF_MADE,
+    )
+
+
+class Subnets:
+    def __init__(self, neutron: Neutron) -> None:
+        self._neutron = neutron
+
+    async def of(self, network_id: str) -> list[Json]:
+        what = f"list the subnets of network {network_id}"
+        return await self._neutron.list(what, "/subnets", "subnets", network_id=network_id)
+
+    async def changed(self) -> dict[str, list[Json]]:
+        """Tenants' subnets that carry how they were, by network."""
+        found: dict[str, list[Json]] = {}
+        what = "look for subnets that DIMINET changed"
+        for subnet in await self._neutron.list(what, "/subnets", "subnets", tags=marks.CHANGED):
+            found.setdefault(subnet["network_id"], []).append(subnet)
+        return found
+
+    async def shape(self, network_id: str, shape: SubnetShape, *, make: bool) -> None:
+        """The caller sees to it that no two run at once for one network."""
+        try:
+            before = _with_cidr(await self.of(network_id), shape.cidr)
+            if before is not None:
+                await self._change(before, shape)
+            elif make:
+                await self._make(network_id, shape)
+        except Refused as refusal:
+            if refusal.status == 404:
+                raise NetworkNotFound(
+                    f"site {self._neutron.site} has no network {network_id} any more, or its subnet "
+                    f"{shape.cidr} was deleted just now: {refusal.message}",
+                    sites=[self._neutron.site],
+                ) from refusal
+            raise
+
+    async def _make(self, network_id: str, shape: SubnetShape) -> None:
+        """Addresses of IPv6 by stateful DHCP: with any other mode Neutron's pools mean nothing."""
+        path = f"/networks/{network_id}"
+        network = (await self._neutron.get(f"show network {network_id}", path))["network"]
+        made = marks.made_of(network["tags"])
+        body = {
+            "network_id": network_id,
+            "project_id": network["project_id"],
+            "name": network["name"],
+            "cidr": shape.cidr,
+            "ip_version": shape.ip_version,
+            "gateway_ip": shape.gateway_ip,
+        }
+        if made is not None:
+            body["description"] = marks.description(made)
+        if shape.pools is not None:
+            body["allocation_pools"] = _pools(shape.pools)
+        if shape.ip_version == 6:
+            body |= {"ipv6_address_mode": "dhcpv6-stateful", "ipv6_ra_mode": "dhcpv6-stateful"}
+        what = f"create subnet {shape.cidr} on network {network_id}"
+        subnet = (await self._neutron.post(what, "/subnets", {"subnet": body}))["subnet"]
+        if made is not None:
+            await self._tag(subnet["id"], marks.tags(made))
+
+    async def _change(self, before: Json, shape: SubnetShape) -> None:
+        """A tenant's subnet is marked with what it was before it is changed, and unmarked behind."""
+        now, subnet_id = facts(before), before["id"]
+        tag, made = marks.was_tag(before["tags"]), marks.made_of_description(before.get("description"))
+        if made is not None and marks.OURS not in before["tags"]:  # a crash came between the two calls
+            await self._tag(subnet_id, marks.tags(made))
+        change: Json = {}
+        if shape.pools is not None and _numbers(shape.pools) != _numbers(now.pools):
+            change["allocation_pools"] = _pools(shape.pools)
+        if shape.gateway_ip != now.gateway_ip:
+            change["gateway_ip"] = shape.gateway_ip
+        if change and made is None and tag is None:
+            await self._tag(subnet_id, [marks.CHANGED, marks.was(_shape_of(now))])
+        if change:
+            what = f"set pools and gateway of subnet {now.cidr} ({subnet_id})"
+            await self._neutron.put(what, f"/subnets/{subnet_id}", {"subnet": change})
+        if tag and _restored(marks.shape_before(tag, now.cidr), shape):
+            for one in (tag, marks.CHANGED):
+                what = f"take a tag of subnet {subnet_id} off"
+                await self._neutron.delete(what, f"/subnets/{subnet_id}/tags/{one}")
+
+    async def _tag(self, subnet_id: str, tags: Sequence[str]) -> None:
+        """Adds them; those of others stay (the extension `tag-creation`, Neutron 2024.2 and later)."""
+        path = f"/subnets/{subnet_id}/tags"
+        await self._neutron.post(f"tag subnet {subnet_id}", path, {"tags": list(tags)})
+
+
+def _shape_of(subnet: SubnetFacts) -> SubnetShape:
+    return SubnetShape(
+        cidr=subnet.cidr, ip_version=subnet.ip_version, gateway_ip=subnet.gateway_ip, pools=subnet.pools
+    )
+
+
+def _with_cidr(subnets: Sequence[Json], cidr: str) -> Json | None:
+    wanted = ip_network(cidr)
+    return next((s for s in subnets if ip_network(s["cidr"]) == wanted), None)
+
+
+def _pools(ranges: Sequence[AddressRange]) -> list[Json]:
+    return [{"start": r.first, "end": r.last} for r in ranges]
+
+
+def _numbers(ranges: Sequence[AddressRange]) -> list[tuple[int, int]]:
+    return sorted((int(ip_address(r.first)), int(ip_address(r.last))) for r in ranges)
+
+
+def _restored(original: SubnetShape | None, shape: SubnetShape) -> bool:
+    """Is it the tenant's again? Also without the gateway, whose address a port may have by now."""
+    if original is None or shape.pools is None:
+        return False
+    gateway = shape.gateway_ip in (original.gateway_ip, None)
+    return gateway and _numbers(original.pools or ()) == _numbers(shape.pools)

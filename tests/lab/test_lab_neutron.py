@@ -1,0 +1,130 @@
+"""A lab of kind neutron: real Keystone, Neutrons and instances, as scripts and a tenant use it."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diminet.client import ApiError, NorthClient
+from diminet.lab.client import Lab
+from diminet.lab.openstack import environment
+
+pytestmark = pytest.mark.lab
+PATIENCE = 120.0  # seconds in which a busy machine gets a request done in time, or all of it away
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    made = Lab(tmp_path_factory.mktemp("lab") / "state")
+    try:
+        made.up(2, south="neutron")
+        yield made
+    finally:
+        made.down()
+
+
+@pytest.fixture(scope="module")
+def networks(lab: Lab) -> dict[str, str]:
+    return {
+        site: lab.network_create(site, "web", [f"10.{number}.0.0/24"])["network_id"]
+        for number, site in enumerate("AB", start=1)
+    }
+
+
+def north(lab: Lab, site: str, token: str = "token") -> NorthClient:
+    entry = lab.site(site)
+    return NorthClient(entry["north"], entry[token])
+
+
+def patiently(client: NorthClient, service: dict[str, Any]) -> dict[str, Any]:
+    """Created, if need be again: on a busy machine a Neutron may take longer than a request may last."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return client.create(service).service
+        except ApiError as error:
+            if error.word != "site-unreachable" or time.monotonic() > deadline:
+                raise
+
+
+def bgpvpns(lab: Lab, site: str) -> list[dict[str, Any]]:
+    found = lab.vim(site, token=lab.site(site)["admin_token"])._call("GET", "/v2.0/bgpvpn/bgpvpns")
+    return [vpn for vpn in found["bgpvpns"] if vpn["name"].startswith("diminet-service-")]
+
+
+def entries(networks: dict[str, str]) -> list[dict[str, str]]:
+    return [{"site": site, "resource_id": network} for site, network in networks.items()]
+
+
+def diminet(lab: Lab, *words: str) -> tuple[int, Any]:
+    """Exit status and the one JSON document."""
+    program = str(Path(sys.executable).with_name("diminet"))
+    command = (program, "lab", *words, "--state", str(lab.state_dir), "--json")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.returncode, json.loads(done.stdout)
+
+
+def test_boot_makes_a_port_and_ping_says_that_there_is_no_data_plane(
+    lab: Lab, networks: dict[str, str]
+) -> None:
+    made = [lab.boot(site, networks[site]) for site in "AB"]
+    assert [(one["name"], one["network_id"]) for one in made] == [("vm1", networks[site]) for site in "AB"]
+    # Every region has MACs of its own, by its number.
+    assert [one["mac"][:11] for one in made] == ["fa:16:00:01", "fa:16:00:02"]
+    status, said = diminet(lab, "ping", "A/vm1", "B/vm1")
+    assert status == 1
+    assert "no data plane" in said["error"]["message"]
+    assert lab.status()["sites"][0]["pids"].keys() == {"instance", "neutron"}
+
+
+def test_a_tenant_joins_its_networks_with_one_request(lab: Lab, networks: dict[str, str]) -> None:
+    service = patiently(north(lab, "A"), {"name": "web", "type": "l3", "resources": entries(networks)})
+    assert any(warning.startswith("no-data-plane") for warning in service["warnings"])
+    (a,), (b,) = bgpvpns(lab, "A"), bgpvpns(lab, "B")
+    assert a["import_targets"] == b["export_targets"] != []
+    assert b["import_targets"] == a["export_targets"] != []
+    assert (a["networks"], b["networks"]) == ([networks["A"]], [networks["B"]])
+    assert a["export_targets"][0] not in json.dumps(service)
+    deadline = time.monotonic() + PATIENCE
+    north(lab, "B").delete(service["id"])
+    while bgpvpns(lab, "A") or bgpvpns(lab, "B"):
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+
+
+def test_another_projects_network_is_not_there_at_either_site(lab: Lab, networks: dict[str, str]) -> None:
+    client = north(lab, "A", "other_token")
+    own = lab.network_create("A", "own", ["10.9.0.0/24"], token=lab.site("A")["other_token"])["network_id"]
+    for mixed in ({"A": own, "B": networks["B"]}, {"A": networks["A"], "B": networks["B"]}):
+        with pytest.raises(ApiError) as refused:
+            patiently(client, {"name": "theft", "type": "l3", "resources": entries(mixed)})
+        assert (refused.value.status, refused.value.word) == (404, "network-not-found")
+    assert bgpvpns(lab, "B") == []
+
+
+def test_the_sites_are_those_of_the_catalog(lab: Lab) -> None:
+    assert {site["name"] for site in north(lab, "A").sites()} == {"A", "B"}
+
+
+def test_who_keystone_does_not_know_is_told_so(lab: Lab) -> None:
+    with pytest.raises(ApiError, match="Keystone of site 'A' does not know this token"):
+        NorthClient(lab.site("A")["north"], "nobody").sites()
+
+
+def test_the_openstack_client_works_against_it(lab: Lab, networks: dict[str, str]) -> None:
+    file = lab.content()["openstack"]["clouds_yaml"]
+    command = ("--os-cloud", "demo", "--os-region-name", "B", "network", "list", "-f", "json")
+    done = subprocess.run(
+        (str(environment.find().openstack), *command),
+        env={**os.environ, "OS_CLIENT_CONFIG_FILE": file},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert [network["ID"] for network in json.loads(done.stdout)] == [networks["B"]]
