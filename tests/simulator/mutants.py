@@ -22,6 +22,7 @@ from diminet.engine.reconciler import Reconciler
 from diminet.engine.reservations import Reservations
 from diminet.engine.resuming import Resuming
 from diminet.engine.sync import Sync
+from diminet.engine.undoing import Undoing
 from diminet.store.site import SiteWide
 
 SEEDS_MOST = 40  # each is caught within so many seeds, from the first
@@ -131,14 +132,14 @@ MUTANTS = (
     ),
     _one(
         "document restored under its old revision",
-        Coordinator,
+        Undoing,
         "_restore",
         '"revision": document.revision + 1,',
         '"revision": document.revision,',
     ),
     _one(
         "join number of a failed join forgotten",
-        Coordinator,
+        Undoing,
         "_restore",
         '"departed": {**before.departed, **joined},',
         '"departed": before.departed,',
@@ -147,11 +148,11 @@ MUTANTS = (
         "tombstone dropped after one try",
         Outbox,
         "deliver",
-        "await self.here.store.write(lambda tx: self._later(tx, row, refused))",
+        "await self.here.store.write(lambda tx: self._later(tx, row, refusal))",
         'if row.kind == "tombstone":\n'
         "            await self.here.store.write(lambda tx: self._unknown_there(tx, row))\n"
         "        else:\n"
-        "            await self.here.store.write(lambda tx: self._later(tx, row, refused))",
+        "            await self.here.store.write(lambda tx: self._later(tx, row, refusal))",
     ),
     _one("identifier free again at once", Outbox, "settle", "if done:", "if True:"),
     _one(
@@ -236,8 +237,8 @@ MUTANTS = (
         "every site of the directory is asked",
         Sync,
         "round",
-        "for site in sorted(shared",
-        "for site in sorted({s.name for s in await self.here.directory.sites()}",
+        "if site.name in shared - {self.here.name} - self.busy and",
+        "if site.name != self.here.name and site.name not in self.busy and",
     ),
     _one(
         "who is busy keeps what it has",
