@@ -24,19 +24,26 @@ from diminet.engine.resuming import Resuming
 from diminet.engine.sync import Sync
 from diminet.engine.undoing import Undoing
 from diminet.store.site import SiteWide
+from simulator.run import Plan
 
+STEPS = 500  # of the storm in which it is looked for
 SEEDS_MOST = 40  # each is caught within so many seeds, from the first
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """In the source of `function` of each of `places`, `old` (there once) becomes `new`."""
+    """In the source of `function` of each of `places`, `old` (there once) becomes `new`. faults: the kinds
+    with which it is looked for, so that few seeds suffice; none where users alone bring it out."""
 
     name: str
     places: tuple[type | ModuleType, ...]
     function: str
     old: str
     new: str
+
+    @property
+    def plan(self) -> Plan:
+        return Plan(steps=STEPS, faults=frozenset(FAULTS.get(self.name, ())))
 
 
 def _one(name: str, place: type | ModuleType, function: str, old: str, new: str) -> Mutant:
@@ -255,6 +262,79 @@ MUTANTS = (
         "now < held.expires_at",
     ),
 )
+
+FAULTS: dict[str, tuple[str, ...]] = {
+    "repeated request granted twice": ("weather",),
+    "spare is not told to the VIM after a crash": (
+        "crash at a step",
+        "vim errors",
+    ),
+    "reclaim without acknowledgement": (
+        "cut",
+        "isolation",
+    ),
+    "everybody is believed about blocks": ("forgery",),
+    "epoch ignored": ("forgery",),
+    "hint taken for the master's word": ("forgery",),
+    "tombstone taken from anybody": ("forgery",),
+    "strangers hand in changes": ("forgery",),
+    "promise used behind its time": (
+        "slow site",
+        "weather",
+    ),
+    "commit not checked again at the member": (
+        "slow site",
+        "weather",
+    ),
+    "late document applied without asking the master": (
+        "slow site",
+        "weather",
+        "cut",
+    ),
+    "authorisation not asked for": (
+        "slow site",
+        "weather",
+        "cut",
+    ),
+    "join number ignored": (
+        "weather",
+        "cut",
+    ),
+    "own promise not checked at the commit": (
+        "slow site",
+        "weather",
+    ),
+    "document restored under its old revision": (
+        "cut",
+        "vim errors",
+    ),
+    "join number of a failed join forgotten": (
+        "cut",
+        "vim errors",
+    ),
+    "tombstone dropped after one try": (
+        "cut",
+        "isolation",
+    ),
+    "identifier free again at once": (
+        "cut",
+        "isolation",
+    ),
+    "confirmed before all have it": (
+        "vim errors",
+        "storage",
+        "cut",
+    ),
+    "late answer unsettles a deleted service": (
+        "weather",
+        "slow site",
+    ),
+    "interrupted operations are left": ("crash",),
+    "lease of before the clock was set back": (
+        "clock",
+        "crash",
+    ),
+}
 
 CAUGHT: dict[str, tuple[int, str]] = {}
 
