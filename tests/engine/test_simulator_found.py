@@ -37,7 +37,7 @@ def test_a_lease_of_before_the_clock_was_set_back_is_over():
         try:
             store = cloud.stores["A"]
             assert await store.write(lambda tx: tx.lease("background", "dead", 40_000.0, 5.0))
-            assert not await store.write(lambda tx: tx.lease("background", "next", 39_999.0, 5.0))
+            assert not await store.write(lambda tx: tx.lease("background", "next", 40_001.0, 5.0))
             assert await store.write(lambda tx: tx.lease("background", "next", 10.0, 5.0))
         finally:
             await cloud.close()

@@ -109,14 +109,20 @@ class Reconciler:
         for connection in tx.connections(service_id):
             if connection.state != "REMOVING":
                 tx.save_connection(connection.model_copy(update={"state": "ACTIVE", "error": None}))
-        tx.save_service(
-            current.model_copy(
-                update={
-                    "applied": row.document.pair,
-                    "warnings": tuple(dict.fromkeys([*current.warnings, *warnings])),
-                }
-            ),
-            expect=row.document.pair,
+        update: dict[str, object] = {
+            "applied": row.document.pair,
+            "warnings": tuple(dict.fromkeys([*current.warnings, *warnings])),
+        }
+        if (
+            self._alone(row.document) and tx.intent(service_id) is None
+        ):  # nobody else will say that it is done
+            update |= {"confirmed": row.document.pair, "status": ProvisioningStatus.ACTIVE}
+        tx.save_service(current.model_copy(update=update), expect=row.document.pair)
+
+    def _alone(self, document: Document) -> bool:
+        """Are we the master, and the only member that has a part in it?"""
+        return document.master == self.here.name and all(
+            m.site == self.here.name or m.deferred for m in document.members
         )
 
     # -- taking down -------------------------------------------------------------------------------
