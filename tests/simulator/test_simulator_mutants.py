@@ -5,7 +5,6 @@ import pytest
 from simulator.mutants import CAUGHT, MUTANTS, SEEDS_MOST, Mutant, applied
 from simulator.run import run
 
-
 RECORDED = [mutant for mutant in MUTANTS if mutant.name in CAUGHT]
 
 
