@@ -1,6 +1,6 @@
 # The names that people and scripts rely on (docs/operations.md). Everything that needs root uses sudo if you
 # are not root.
-.PHONY: help setup core demo test lint pytest lab bench
+.PHONY: help setup core demo test lint pytest lab bench simulate
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -9,12 +9,15 @@ ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
 SITES ?= 3
 TESTS ?=
 WORKERS ?= 2
+SEEDS ?= 1000
+STEPS ?= 1000
 
 help:
 	@echo 'make demo    set up, join three sites, show what happened'
 	@echo 'make test    set up, run all checks and tests (TESTS=path: only those; WORKERS=2 at once)'
 	@echo 'make lab     set up, run a lab in the foreground (SITES=3)'
 	@echo 'make bench   set up, measure creates and deletes'
+	@echo 'make simulate  set up, play SEEDS=1000 of the simulator; SEED=7: that one with its trace; MUTANTS=1: does it bite'
 	@echo 'make setup   only set up: Debian packages, .venv and the OpenStack of the tests (.venv-openstack)'
 
 setup:
@@ -42,3 +45,7 @@ lab: core
 
 bench: core
 	$(ROOT) $(BIN)/diminet bench create
+
+simulate: core
+	@PYTHONPATH=tests $(BIN)/python -m simulator --steps $(STEPS) $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) \
+		$(if $(SITES_OF_A_SEED),--sites $(SITES_OF_A_SEED)) $(if $(MUTANTS),--mutants)

@@ -142,7 +142,7 @@ class Changes:
         here, master = self.here, self.coordinator
         started = here.clock.now()
         ctx = ctx.model_copy(update={"deadline": started + master.forward()})
-        for site in {e.site for e in entries} - {m.site for m in before.members}:
+        for site in sorted({e.site for e in entries} - {m.site for m in before.members}):
             await here.directory.site(site)
         policy = str(fields.get("on_unreachable", before.on_unreachable))
         intent = IntentRow(
