@@ -6,9 +6,10 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 
-from simulator.mutants import MUTANTS, SEEDS_MOST, applied
+from simulator.mutants import CAUGHT, MUTANTS, SEEDS_MOST, applied
 from simulator.report import report
 from simulator.run import Outcome, Plan, run
 
@@ -30,7 +31,7 @@ def main() -> int:
     if given.seed is not None:
         return _replay(given.seed, Plan(plan.steps, plan.sites, faults, trace=print), given.mutant)
     if given.mutants:
-        return _search(plan, given.jobs)
+        return _search(given.jobs)
     return _many(range(given.first, given.first + given.seeds), plan, given.jobs)
 
 
@@ -40,7 +41,7 @@ def _replay(seed: int, plan: Plan, mutant: str | None) -> int:
         sys.exit(f"there is no breakage {mutant!r}; there are: {', '.join(m.name for m in MUTANTS)}")
     if broken:
         with applied(broken[0]):
-            outcome = run(seed, plan)
+            outcome = run(seed, replace(broken[0].plan, trace=plan.trace))
     else:
         outcome = run(seed, plan)
     return _end([outcome])
@@ -69,7 +70,7 @@ def _parallel(work: Callable[[int], object], items: range, jobs: int) -> Iterato
         yield from map(work, items)
         return
     with multiprocessing.get_context("fork").Pool(jobs) as pool:
-        yield from pool.imap(work, items, chunksize=1)
+        yield from pool.imap_unordered(work, items, chunksize=1)
 
 
 def _told(outcome: Outcome) -> str:
@@ -87,9 +88,10 @@ def _end(outcomes: list[Outcome]) -> int:
     return 1 if failed else 0
 
 
-def _search(plan: Plan, jobs: int) -> int:
+def _search(jobs: int) -> int:
     caught = 0
-    for found in _parallel(partial(_hunt, plan), range(len(MUTANTS)), jobs):
+    wanted = [at for at, m in enumerate(MUTANTS) if not os.environ.get("ONLY_NEW") or m.name not in CAUGHT]
+    for found in _parallel(_hunt, wanted, jobs):
         at, seed, invariant, text = found  # type: ignore[misc]
         name = MUTANTS[at].name
         caught += seed is not None
@@ -101,10 +103,10 @@ def _search(plan: Plan, jobs: int) -> int:
     return 0 if caught == len(MUTANTS) else 1
 
 
-def _hunt(plan: Plan, at: int) -> tuple[int, int | None, str, str]:
+def _hunt(at: int) -> tuple[int, int | None, str, str]:
     with applied(MUTANTS[at]):
         for seed in range(1, SEEDS_MOST + 1):
-            violation = run(seed, plan).violation
+            violation = run(seed, MUTANTS[at].plan).violation
             if violation is not None:
                 return at, seed, violation.invariant, violation.text
     return at, None, "", ""

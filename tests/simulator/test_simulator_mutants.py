@@ -3,7 +3,7 @@
 import pytest
 
 from simulator.mutants import CAUGHT, MUTANTS, SEEDS_MOST, Mutant, applied
-from simulator.run import Plan, run
+from simulator.run import run
 
 
 def test_every_breakage_has_its_seed() -> None:
@@ -16,6 +16,6 @@ def test_every_breakage_has_its_seed() -> None:
 def test_a_breakage_is_caught(mutant: Mutant) -> None:
     seed, invariant = CAUGHT[mutant.name]
     with applied(mutant):
-        violation = run(seed, Plan()).violation
+        violation = run(seed, mutant.plan).violation
     assert violation is not None
     assert violation.invariant == invariant, violation

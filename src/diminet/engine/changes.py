@@ -315,7 +315,7 @@ class Changes:
             return
         limits, now = self.here.limits, self.here.clock.now()
         refusals = dict(row.refusals)
-        for site in sites & set(error.sites) or sites:
+        for site in sorted(sites & set(error.sites) or sites):
             attempts = refusals[site].attempts + 1 if site in refusals else 0
             most = limits.refusal_backoff_most
             wait = back_off(attempts, limits.sync_interval, most, self.here.clock.random())

@@ -263,7 +263,7 @@ class Reconciler:
         made = await self.here.store.read(lambda tx: tx.services_realised(self.here.name))
         missing = {
             service_id: Health(service_id=service_id, problems=("its data plane is missing",))
-            for service_id in made - found.keys()
+            for service_id in sorted(made - found.keys())
         }
         self.health = {**found, **missing}
 

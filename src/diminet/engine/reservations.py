@@ -251,7 +251,7 @@ class Reservations:
     async def abort(self, service_id: str, word: str, asker: str) -> None:
         """Give up what was promised to that site: under that RID, or for the request of that ticket."""
         rows = await self.here.store.read(lambda tx: tx.reservations_of_service(service_id))
-        for rid in {r.rid for r in rows if r.sender == asker and word in (r.rid, r.ticket.word())}:
+        for rid in sorted({r.rid for r in rows if r.sender == asker and word in (r.rid, r.ticket.word())}):
             await self.release(rid)
 
     async def release(self, rid: str) -> None:
