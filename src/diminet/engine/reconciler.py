@@ -151,18 +151,22 @@ class Reconciler:
             return []  # its owner has deleted it: nothing to put back
 
     async def _shape_back(self, network_id: str, shape: SubnetShape) -> list[str]:
-        """Without the gateway if the site refuses it: a tenant's port has its address by now."""
-        try:
-            await self.here.south.shape_subnet(network_id, shape)
-        except SiteRefused as refusal:
-            if shape.gateway_ip is None:
-                raise
-            await self.here.south.shape_subnet(network_id, shape.model_copy(update={"gateway_ip": None}))
-            return [
-                f"gateway {shape.gateway_ip} of network {network_id} of site {self.here.name} could not be "
-                f"put back, set one yourself: {refusal.message}"
-            ]
-        return []
+        """Without the gateway if the site refuses it twice: a tenant's port has its address by now. A
+        refusal of the moment does not cost a gateway."""
+        last: SiteRefused | None = None
+        for _ in range(2):
+            try:
+                await self.here.south.shape_subnet(network_id, shape)
+                return []
+            except SiteRefused as refusal:
+                if shape.gateway_ip is None:
+                    raise
+                last = refusal
+        await self.here.south.shape_subnet(network_id, shape.model_copy(update={"gateway_ip": None}))
+        return [
+            f"gateway {shape.gateway_ip} of network {network_id} of site {self.here.name} could not be put "
+            f"back, set one yourself: {last.message if last else ''}"
+        ]
 
     async def _forget(self, connection: Connection) -> None:
         service_id, network_id = connection.service_id, connection.resource_id
