@@ -162,9 +162,11 @@ class SimulatedVim:
         others = tuple(s for s in network.subnets if s.cidr != shape.cidr)
         self.networks[network_id] = network.model_copy(update={"subnets": (*others, new)})
 
-    async def shape_subnet(self, network_id: str, shape: SubnetShape) -> None:
+    async def shape_subnet(self, network_id: str, shape: SubnetShape, *, make: bool = True) -> None:
         self._call("shape_subnet")
-        await self.network(network_id)
+        network = await self.network(network_id)
+        if not make and all(s.cidr != shape.cidr for s in network.subnets):
+            return
         if shape.gateway_ip in self.port_rows[network_id]:
             raise SiteRefused(f"a port uses {shape.gateway_ip}")
         self._set(network_id, shape)
@@ -471,7 +473,7 @@ class Cloud:
         return {name: vim.picture() for name, vim in self.vims.items()}
 
 
-async def until(condition: Any, seconds: float = 5.0) -> None:
+async def until(condition: Any, seconds: float = 15.0) -> None:
     """Wait, bounded, for a condition (sync or async)."""
     for _ in range(int(seconds / 0.02)):
         result = condition()

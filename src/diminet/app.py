@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
+from pydantic import SecretStr
 
 from diminet import telemetry
 from diminet.clock import SystemClock
@@ -32,6 +33,7 @@ from diminet.errors import BadSurroundings, DiminetError
 from diminet.identity.file import FileIdentity, vouching_rules
 from diminet.listener import Listener
 from diminet.logic.types import TYPES
+from diminet.messages import Caller
 from diminet.north.app import make_north_app
 from diminet.south.linux import surroundings
 from diminet.south.linux.dataplane import DataPlane
@@ -156,6 +158,8 @@ class Site:
                     revoked=credentials.revoked,
                     max_body_bytes=given.east_west_body_bytes,
                     body_timeout_s=given.body_timeout,
+                    rate_per_second=given.east_west_rate_per_second,
+                    rate_burst=given.east_west_rate_burst,
                 ),
                 east_west.host,
                 east_west.port,
@@ -172,12 +176,25 @@ class Site:
             ),
         ]
         if vim is not None:
-            networking = make_vim_app(vim, identity.authenticate, max_body=given.body_bytes)
+            networking = make_vim_app(
+                vim,
+                identity.authenticate,
+                anonymous=anonymous(settings.south.vim_anonymous_project),
+                max_body=given.body_bytes,
+            )
             at = (settings.south.vim_host, settings.south.vim_port)
             listeners.insert(1, listener(networking, *at, name="networking service"))
         await listen(stack, listeners)
         stack.callback(north.state.close_streams)
         return cls(settings, engine)
+
+
+def anonymous(project: str | None) -> Caller | None:
+    """Who asks the networking service without a token; None: nobody may."""
+    if project is None:
+        return None
+    roles = frozenset({"member", "reader"})
+    return Caller(user_id="anonymous", project_id=project, roles=roles, token=SecretStr(""))
 
 
 def check_host(settings: Settings) -> None:
@@ -340,6 +357,7 @@ def limits(settings: Settings) -> Limits:
         lease_lifetime=given.lease_lifetime,
         backoff_first=given.outbox_backoff_first,
         backoff_most=given.outbox_backoff_most,
+        refusal_backoff_most=given.refusal_backoff_most,
         vni_k_first=settings.identifiers.vni_k_first,
         vni_k_last=settings.identifiers.vni_k_last,
         settle_interval=settings.settle_interval(),
@@ -353,6 +371,8 @@ def limits(settings: Settings) -> Limits:
         services_per_project=given.services_per_project,
         members_per_service=given.members_per_service,
         blocks_per_project=given.blocks_per_project,
+        overlaps_batch=given.overlaps_batch,
+        sync_entries=given.sync_entries,
     )
 
 

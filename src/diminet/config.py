@@ -34,6 +34,10 @@ SecondsOrNone = Annotated[float, Field(ge=0, le=365 * DAY, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 
 
+def _is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -68,8 +72,7 @@ class NorthSettings(Section):
     def _protected(self) -> Self:
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert and tls_key go together: set both or neither")
-        loopback = self.host in ("localhost", "::1") or self.host.startswith("127.")
-        if not (self.tls_cert or self.trusted_proxy or loopback or self.plain_http):
+        if not (self.tls_cert or self.trusted_proxy or _is_loopback(self.host) or self.plain_http):
             raise ValueError(
                 f"host {self.host} is not loopback: set tls_cert and tls_key, or trusted_proxy to the "
                 "address of the proxy that does TLS"
@@ -186,6 +189,13 @@ class SouthSettings(Section):
     bgp_asn: Asn = Field(64512, description="AS number that this site's FRR runs EVPN with")
     vim_host: str = Field("127.0.0.1", min_length=1, description="address of the Neutron-shaped REST")
     vim_port: Port = Field(9696, description="TCP port of the Neutron-shaped REST (0: any free one)")
+    vim_anonymous_project: str | None = Field(
+        None,
+        min_length=1,
+        max_length=255,
+        description="project that requests without a token act in (`--os-auth-type none`), as a member; only "
+        "with a loopback vim_host, where every user of this host may then ask; default: a token is needed",
+    )
     vim_database: Path | None = Field(
         None, description="SQLite file of the networks, subnets and ports; default: vim.db in site.data_dir"
     )
@@ -201,6 +211,15 @@ class SouthSettings(Section):
         """Of kind linux, which has one."""
         assert self.vtep_ip is not None
         return self.vtep_ip
+
+    @model_validator(mode="after")
+    def _anonymous_here_only(self) -> Self:
+        if self.vim_anonymous_project and not _is_loopback(self.vim_host):
+            raise ValueError(
+                f"vim_anonymous_project lets anybody in who reaches vim_host {self.vim_host}: set vim_host "
+                "to 127.0.0.1, or leave the project out and use tokens"
+            )
+        return self
 
 
 class IdentifierSettings(Section):
@@ -232,11 +251,21 @@ class LimitSettings(Section):
 
     # time between instances
     sync_interval: Seconds = Field(10.0, description="seconds between exchanges with a peer")
+    sync_entries: Count = Field(
+        2000,
+        description="shared services up to which one exchange of a pair of sites serves both (some 350 bytes "
+        "of east_west_body_bytes each); with more, both ask",
+    )
     outbox_backoff_first: Seconds = Field(
         0.5, description="seconds before the first repetition to a peer that did not answer; doubles"
     )
     outbox_backoff_most: Seconds = Field(
         10.0, description="seconds that it never exceeds; at most sync_interval"
+    )
+    refusal_backoff_most: Seconds = Field(
+        300.0,
+        description="seconds between questions to a deferred site that refuses, at most; at first "
+        "sync_interval, then doubled",
     )
     request_timeout: Seconds = Field(10.0, description="seconds for a user's request, undo included")
     undo_share: float = Field(
@@ -269,6 +298,14 @@ class LimitSettings(Section):
     )
     body_timeout: Seconds = Field(10.0, description="seconds in which a request body must have arrived")
     json_depth: int = Field(32, ge=8, le=200, description="nested brackets in a body at most")
+    overlaps_batch: Count = Field(
+        200, description="services looked at in one reconcile_interval for subnets that appeared and overlap"
+    )
+    # peers
+    east_west_rate_per_second: float = Field(
+        200.0, gt=0, le=1e6, allow_inf_nan=False, description="messages per second and peer"
+    )
+    east_west_rate_burst: Count = Field(1000, description="messages that a peer may send at once")
     # users
     services_per_project: Count = Field(100, description="quota: services of a project")
     members_per_service: int = Field(
@@ -322,6 +359,8 @@ class LimitSettings(Section):
     def _times_fit(self) -> Self:
         if self.outbox_backoff_most > self.sync_interval:
             raise ValueError("outbox_backoff_most exceeds sync_interval: lower it")
+        if self.refusal_backoff_most < self.sync_interval:
+            raise ValueError("refusal_backoff_most is below sync_interval: raise it")
         if self.outbox_backoff_first > self.outbox_backoff_most:
             raise ValueError("outbox_backoff_first exceeds outbox_backoff_most: lower it")
         if self.reservation_lifetime <= self.request_timeout:

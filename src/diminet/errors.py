@@ -42,6 +42,7 @@ class DiminetError(Exception):
 
     sites: names of the sites it is about. retry_after: seconds, where trying again may help.
     ticket: of the request that holds the resource (ResourceBusy only; None when it is committed).
+    networks: ids of the answering site's own networks that cannot be in the service, if it is these.
     """
 
     code: ClassVar[str] = "internal-error"
@@ -53,12 +54,14 @@ class DiminetError(Exception):
         sites: Sequence[str] = (),
         retry_after: float | None = None,
         ticket: tuple[int, int, int] | None = None,
+        networks: Sequence[str] = (),
     ) -> None:
         super().__init__(message)
         self.message = message
         self.sites = tuple(sites)
         self.retry_after = retry_after
         self.ticket = ticket
+        self.networks = tuple(networks)
 
     def as_dict(self) -> dict[str, Any]:
         """The form in which an error crosses from one instance to another; `from_dict` reads it."""
@@ -68,6 +71,7 @@ class DiminetError(Exception):
             "sites": list(self.sites),
             "retry_after": self.retry_after,
             "ticket": list(self.ticket) if self.ticket else None,
+            "networks": list(self.networks),
         }
 
 
@@ -201,4 +205,5 @@ def from_dict(data: dict[str, Any], *, sites: Sequence[str] = ()) -> DiminetErro
         sites=[str(site) for site in data.get("sites") or sites],
         retry_after=data.get("retry_after"),
         ticket=(int(ticket[0]), int(ticket[1]), int(ticket[2])) if ticket else None,
+        networks=[str(network) for network in data.get("networks") or ()],
     )

@@ -191,9 +191,11 @@ class Change(Wire):
 
 
 class ChangeAnswer(Wire):
-    """document: as it stands after the change (None: gone). waiting: sites not reached yet."""
+    """document: as it stands after the change (None: gone). waiting: sites not reached yet. confirmed:
+    the master's word that every member is active at that pair."""
 
     document: Document | None
+    confirmed: bool = False
     waiting: tuple[str, ...] = ()
 
 
@@ -204,14 +206,15 @@ class SyncEntry(Wire):
     """One shared service in the periodic exchange. digest: of all block versions known. ports: digest of
     the addresses and MACs of the answering site (`Snapshot.ports`); empty: it has none.
 
-    spare: per CIDR, how many blocks the answering site could give. confirmed: the master's word
-    that every member is active at that pair.
+    spare: per CIDR, how many blocks the answering site could give. confirmed, fault: the master's word
+    that every member is active at that pair, and on what went wrong with the service.
     """
 
     service_id: str
     pair: Pair
     tombstone: bool = False
     confirmed: bool = False
+    fault: dict[str, Any] | None = None
     provisioning_status: ProvisioningStatus
     operating_status: OperatingStatus
     digest: str = ""

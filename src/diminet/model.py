@@ -49,6 +49,10 @@ class Ticket(NamedTuple):
     site: int
     serial: int
 
+    def word(self) -> str:
+        """For a promise whose RID was lost with the answer: the request that it was made for."""
+        return f"{self.millis}.{self.site}.{self.serial}"
+
 
 class ProvisioningStatus(StrEnum):
     PENDING_CREATE = "PENDING_CREATE"

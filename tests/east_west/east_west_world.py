@@ -131,8 +131,8 @@ class RecordingHorizontal:
         await self._note("hand_in", ctx, service_id, change)
         return ChangeAnswer(document=document(), waiting=("C",))
 
-    async def sync(self, ctx):
-        await self._note("sync", ctx)
+    async def sync(self, ctx, mine=None):
+        await self._note("sync", ctx, mine)
         return SyncReport(site="A", number=1, incarnation="inc-A", services=())
 
 

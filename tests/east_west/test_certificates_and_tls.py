@@ -269,6 +269,20 @@ def test_a_bad_file_later_leaves_the_last_good_copy(world):
     assert len(world.received) == 3
 
 
+def test_a_peer_not_met_before_is_reached_while_the_files_are_being_replaced(world):
+    """The last good copy is the content, not the files: they may be gone just now, or half written."""
+
+    async def go():
+        b = world.credentials("B")
+        world.files("B").cert.unlink()
+        world.files("B").key.write_text("half")
+        async with world.serving(), world.peers(b) as peers:
+            await peers.at("A").hello(context())
+
+    run(go())
+    assert len(world.received) == 1
+
+
 def test_own_expired_certificate_is_named(world):
     """B's clock (or certificate) is off: the message says so instead of blaming A."""
 

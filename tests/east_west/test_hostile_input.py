@@ -144,6 +144,10 @@ def test_a_peer_may_ask_for_its_own_part_only(world):
     status, body, _ = asked(world, "GET", "/intersite-horizontal?member=C")
     assert (status, body["code"]) == (403, "not-authorised")
     assert asked(world, "GET", "/intersite-horizontal")[0] == 400
+    for lie in ({"site": "C", "number": 2}, {"site": "B", "number": 3}):
+        told = json.dumps(lie | {"incarnation": "i", "services": []}).encode()
+        status, _, _ = asked(world, "GET", "/intersite-horizontal?member=B", data=told)
+        assert status in (403, 409)
     assert world.horizontal.calls == []
 
 

@@ -112,10 +112,10 @@ def test_a_promise_that_the_vim_will_not_undo_holds_up_no_other_and_not_the_outb
         stuck, fine = vim.add_network("10.7.0.0/24"), vim.add_network("10.8.0.0/24")
         shape_subnet = vim.shape_subnet
 
-        async def shape(network_id, shape):
+        async def shape(network_id, shape, **more):
             if network_id == stuck:
                 raise SiteUnreachable("the VIM is away", sites=["B"])
-            await shape_subnet(network_id, shape)
+            await shape_subnet(network_id, shape, **more)
 
         vim.shape_subnet = shape
         for network_id in (stuck, fine):

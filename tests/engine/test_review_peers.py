@@ -193,13 +193,13 @@ def test_a_member_answers_for_itself_only():
     async def main():
         cloud = Cloud("A", "B", "C")
         document, _ = await l3(cloud, "A", "B", "C")
-        true = cloud["C"].participant.state
+        true = cloud["C"].participant.states.state
 
         async def lie(service_id, wanted):
             state: MemberState = await true(service_id, wanted)
             return state.model_copy(update={"site": "B", "fault": "forged"})
 
-        cloud["C"].participant.state = lie
+        cloud["C"].participant.states.state = lie
         await cloud["A"].requests.change(
             cloud.caller(), cloud.ctx("A"), document.service_id, Change(operation="modify", name="new")
         )

@@ -27,7 +27,7 @@ from typing import Any
 import pytest
 
 from diminet.client import Answer, ApiError, NorthClient
-from diminet.errors import DiminetError
+from diminet.errors import DiminetError, SiteRefused
 from diminet.lab.client import Lab
 from diminet.lab.vim import Vim
 from diminet.lab.world import Instance
@@ -386,8 +386,19 @@ class Scene:
         for site in self.sites:
             vim = self.vim(site)
             for collection in ("ports", "networks"):
-                for one in vim.found(collection):
-                    vim.delete(collection, one["id"])
+                emptied = eventually(lambda v=vim, c=collection: not self._refused(v, c), CLEAN)
+                assert emptied, f"{collection} of {site}: {self._refused(vim, collection)}"
+
+    @staticmethod
+    def _refused(vim: Vim, collection: str) -> list[str]:
+        """Delete all; why some stay. A site that was away may still be about to leave a service."""
+        refusals = []
+        for one in vim.found(collection):
+            try:
+                vim.delete(collection, one["id"])
+            except SiteRefused as error:
+                refusals.append(error.message)
+        return refusals
 
     def told(self, site: str) -> list[str]:
         """What the site says of each of its services, in short."""

@@ -333,7 +333,9 @@ def test_a_lab_in_the_foreground_ends_with_its_command(tmp_path: Path, number: s
         "one = Lab(Path(sys.argv[1])); one.up(1, instance_command=('sleep','infinity'), ready_path=None)\n"
         "import signal; signal.signal(signal.SIGTERM, lab._interrupt); lab._hold(one, as_json=False)"
     )
-    process = subprocess.Popen((sys.executable, "-c", script, str(lab.state_dir)), stderr=subprocess.DEVNULL)
+    # Tests in the background of a shell ignore Ctrl-C, and what they start would, too.
+    heeding = ("env", "--default-signal=INT", sys.executable, "-c", script, str(lab.state_dir))
+    process = subprocess.Popen(heeding, stderr=subprocess.DEVNULL)
     try:
         assert eventually((lab.state_dir / "lab.json").exists, 60)
         time.sleep(0.5)

@@ -57,7 +57,6 @@ class RequestsDouble:
     def __init__(self):
         self.services, self.log, self.calls, self.audit = {}, [], [], []
         self.fails, self.waiting, self.keys, self.slow = {}, (), {}, False
-        self.forgets = False
         self.news = asyncio.Condition()
 
     def _called(self, name, caller, *more):
@@ -169,7 +168,8 @@ class RequestsDouble:
             connections=({"resource_id": "n", "state": "ACTIVE"},),
         )
 
-    async def change(self, caller, ctx, service_id, change):
+    async def change(self, caller, ctx, service_id, change, *, idempotency=None):
+        self.key = idempotency
         self._called("change", caller, ctx, service_id, change)
         view = self._theirs(caller, service_id)
         document = view.document
@@ -182,9 +182,6 @@ class RequestsDouble:
                 gone = view.model_copy(update={"provisioning_status": ProvisioningStatus.PENDING_DELETE})
                 self.services[service_id] = gone
                 return gone, self.waiting
-            del self.services[service_id]
-            return None, ()
-        if self.forgets:
             del self.services[service_id]
             return None, ()
         fields = {
@@ -226,7 +223,8 @@ class RequestsDouble:
             and set(where.tags) <= set(v.document.tags)
         ][: where.limit]
 
-    async def more_room(self, caller, ctx, service_id):
+    async def more_room(self, caller, ctx, service_id, *, idempotency=None):
+        self.key = idempotency
         self._called("more_room", caller, ctx, service_id)
         return self._theirs(caller, service_id)
 

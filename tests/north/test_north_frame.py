@@ -139,10 +139,20 @@ def test_metrics_count_by_route_method_and_code(north):
     assert service["id"] not in text
 
 
+def logged(north, request_id):
+    """Its lines; the line is written when the answer is on its way already."""
+    deadline = time.monotonic() + 10
+    found = []
+    while not found and time.monotonic() < deadline:
+        time.sleep(0.02)
+        lines = [json.loads(line) for line in north.log.getvalue().splitlines()]
+        found = [line for line in lines if line.get("request_id") == request_id]
+    return found
+
+
 def test_every_request_is_one_log_line_with_its_id(north):
     north.ask("GET", ROOT, headers={"X-OpenStack-Request-ID": "req-log"})
-    lines = [json.loads(line) for line in north.log.getvalue().splitlines()]
-    (line,) = [line for line in lines if line.get("request_id") == "req-log"]
+    (line,) = logged(north, "req-log")
     assert (line["event"], line["method"], line["route"], line["status"]) == ("request", "GET", ROOT, 200)
 
 

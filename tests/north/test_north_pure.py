@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from diminet.errors import InvalidRequest, TooManyRequests
 from diminet.north.bodies import parse_json
 from diminet.north.errors import wants_problem, without_internals
-from diminet.north.limits import Buckets, client_key
+from diminet.north.limits import client_key
 from diminet.north.preconditions import request_id
 from diminet.north.views import rfc3339
+from diminet.rates import Buckets
 
 
 @given(st.lists(st.floats(min_value=0, max_value=10), max_size=200), st.integers(1, 10), st.floats(0.1, 50))

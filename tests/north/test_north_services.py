@@ -99,6 +99,27 @@ def test_idempotency_key_same_body_same_service_other_body_conflict(north):
     assert mine.status == 201
 
 
+def test_every_post_hands_its_key_on_with_what_it_asks(north):
+    service, keys = north.create(), []
+    asked = (
+        ("resources", {"resource": {"site": "nice", "resource_id": "n3"}}),
+        ("resources", {"resource": {"resource_id": "n3", "site": "nice"}}),
+        ("resources", {"resource": {"site": "nice", "resource_id": "n4"}}),
+        ("pools", {"pool": {}}),
+    )
+    for where, body in asked:
+        headers = {"Idempotency-Key": "k-1"}
+        assert north.ask("POST", path(service, where), body, headers=headers).status == 200
+        keys.append(north.requests.key)
+    assert {key for key, _ in keys} == {"k-1"}
+    assert keys[0] == keys[1]
+    assert len({body_hash for _, body_hash in keys}) == 3
+    north.ask("POST", path(north.create(), "pools"), {"pool": {}}, headers={"Idempotency-Key": "k-1"})
+    assert north.requests.key != keys[3]
+    bad = north.ask("POST", path(service, "pools"), {"pool": {}}, headers={"Idempotency-Key": "a b"})
+    assert (bad.status, bad.code) == (400, "invalid-request")
+
+
 @pytest.mark.parametrize("key", ["", "a b", "x" * 256, "é"])
 def test_a_bad_idempotency_key_is_400(north, key):
     reply = north.ask("POST", ROOT, {"service": l3()}, headers={"Idempotency-Key": key.encode("latin-1")})
@@ -314,16 +335,6 @@ def test_removing_a_site_that_cannot_be_reached_is_202_and_names_it(north):
     north.requests.waiting = ("lyon",)
     reply = north.ask("DELETE", path(service, "resources", "lyon"))
     assert (reply.status, reply.service["waiting"]) == (202, ["lyon"])
-
-
-def test_the_site_that_has_left_answers_with_what_it_knew(north):
-    service = north.create()
-    north.requests.forgets = True
-    reply = north.ask("DELETE", path(service, "resources", "paris"))
-    assert reply.status == 200
-    assert [r["site"] for r in reply.service["resources"]] == ["lyon"]
-    assert "left the service" in reply.service["warnings"][-1]
-    assert north.ask("GET", path(service)).status == 404
 
 
 @pytest.mark.parametrize("site", ["-x", "a" * 64, "%20", "a%00"])

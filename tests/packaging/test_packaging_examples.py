@@ -1,6 +1,8 @@
 """The example files of packaging/ are read by the code that reads the real ones."""
 
+import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -60,25 +62,51 @@ def test_units_name_what_is_there(unit: Path) -> None:
                 assert (PACKAGING / word.split("/packaging/")[1]).exists()
 
 
-@pytest.mark.lab
-def test_the_mount_namespace_hides_the_hosts_netns_and_goes_away() -> None:
-    """Runs the script under another directory, so that an installed instance is left alone."""
+def test_only_the_supervisor_of_frr_is_asked_to_stop() -> None:
+    """systemd's default asks every process, and zebra answers with a crash."""
+    assert "KillMode=mixed" in (PACKAGING / "systemd/diminet-frr.service").read_text().splitlines()
+
+
+@pytest.fixture
+def namespace_script() -> Iterator[tuple[Path, Path]]:
+    """The script under another directory, so that an installed instance is left alone; and the directory."""
     script = (PACKAGING / "diminet-namespace").read_text()
     run = Path("/run/diminet-ns-test")
     copy = Path("/run/diminet-namespace-test")
     copy.write_text(script.replace("DIRECTORY=/run/diminet-ns", f"DIRECTORY={run}"))
     copy.chmod(0o755)
-    try:
-        subprocess.run([copy, "up"], check=True, timeout=20)
-        subprocess.run([copy, "up"], check=True, timeout=20)  # a second time is the same
-        inside = ["nsenter", f"--mount={run}/mnt"]
-        subprocess.run([*inside, "ip", "netns", "add", "only-inside"], check=True, timeout=20)
-        seen = subprocess.run(
-            [*inside, "ls", "/run/netns"], check=True, timeout=20, capture_output=True, text=True
-        )
-        assert seen.stdout.split() == ["only-inside"]
-        assert not Path("/run/netns/only-inside").exists()
-    finally:
-        subprocess.run([copy, "down"], check=False, timeout=20)
-        copy.unlink()
+    yield copy, run
+    subprocess.run([copy, "down"], check=False, timeout=20)
+    copy.unlink()
     assert not run.exists()
+
+
+@pytest.mark.lab
+def test_the_mount_namespace_hides_the_hosts_netns_and_goes_away(namespace_script: tuple[Path, Path]) -> None:
+    script, run = namespace_script
+    subprocess.run([script, "up"], check=True, timeout=20)
+    subprocess.run([script, "up"], check=True, timeout=20)  # a second time is the same
+    inside = ["nsenter", f"--mount={run}/mnt"]
+    subprocess.run([*inside, "ip", "netns", "add", "only-inside"], check=True, timeout=20)
+    seen = subprocess.run(
+        [*inside, "ls", "/run/netns"], check=True, timeout=20, capture_output=True, text=True
+    )
+    assert seen.stdout.split() == ["only-inside"]
+    assert not Path("/run/netns/only-inside").exists()
+
+
+@pytest.mark.lab
+def test_the_mount_namespace_is_kept_whatever_cpu_it_was_made_on(namespace_script: tuple[Path, Path]) -> None:
+    """Inside a container's mount namespace, Linux 6.18 refuses those that some of the CPUs make."""
+    script, run = namespace_script
+    cpus = sorted(os.sched_getaffinity(0))
+    tries = " && ".join(
+        f"taskset -c {cpu} {script} up && mountpoint -q {run}/mnt && {script} down" for cpu in cpus
+    )
+    for cpu in cpus:
+        container = ["taskset", "-c", str(cpu), "unshare", "--mount", "--propagation", "private"]
+        everywhere = f"taskset -p -c {cpus[0]}-{cpus[-1]} $$ >/dev/null && {tries}"
+        done = subprocess.run(
+            [*container, "sh", "-c", everywhere], check=False, timeout=60, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr

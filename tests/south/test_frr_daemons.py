@@ -46,7 +46,7 @@ def test_misuse_is_told_and_ends_with_2(tmp_path: Path, capsys: pytest.CaptureFi
         config.write_text(json.dumps(bad))
         assert frr_daemons.main(["--config", str(config)]) == 2
     said = capsys.readouterr().err
-    assert "reflectors in `neighbors`" in said
+    assert "give in `neighbors` the addresses" in said
     assert "Traceback" not in said
 
 

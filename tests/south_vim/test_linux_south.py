@@ -155,6 +155,19 @@ def test_shaping_binds_the_tenant_until_what_was_there_is_back(site):
     with_south(site, work)
 
 
+def test_a_subnet_is_put_back_only_while_it_is_there(site):
+    async def work(vim, south):
+        network, subnet = await tenants_network(vim, site)
+        await south.shape_subnet(network.id, shape("10.1.0.64", "10.1.0.127"), make=False)
+        assert (await south.network(network.id)).subnets[0].pools == (("10.1.0.64", "10.1.0.127"),)
+        await south.shape_subnet(network.id, shape("10.1.0.2", "10.1.0.254", gateway="10.1.0.1"))
+        await vim.delete_subnet(site.tenant, subnet.id)
+        await south.shape_subnet(network.id, shape("10.1.0.64", "10.1.0.127"), make=False)
+        assert (await south.network(network.id)).subnets == ()
+
+    with_south(site, work)
+
+
 def test_gateways_are_changed_removed_and_reach_the_instances(site):
     async def work(vim, south):
         network, _ = await tenants_network(vim, site)

@@ -364,8 +364,12 @@ def test_a_database_that_cannot_be_used_is_said_to_be_so(tmp_path, trouble):
     async def work():
         store = VimStore(path, busy_timeout=0.1)
         try:
-            with pytest.raises(StorageUnavailable, match=r"vim\.db cannot be used"):
+            with pytest.raises(StorageUnavailable, match=r"vim\.db cannot be used") as caught:
                 await store.open()
+            damaged = trouble == "garbage"
+            assert ("free its disk" in caught.value.message) is not damaged
+            assert ("vim.db-wal" in caught.value.message) is damaged  # what to move away, and what is lost
+            assert ("addresses were given out, are lost" in caught.value.message) is damaged
         finally:
             await store.close()
 

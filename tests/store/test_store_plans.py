@@ -20,8 +20,20 @@ OPERATIONS: dict[str, Callable[[Tx], Any]] = {
     "delete_service": lambda tx: tx.delete_service("s1"),
     "services_of_network": lambda tx: tx.services_of_network("paris", "net-p"),
     "services_shared_with": lambda tx: tx.services_shared_with("paris"),
+    "sharing_sites": lambda tx: tx.sharing_sites(),
+    "sharing_sites_of_project": lambda tx: tx.sharing_sites("p1"),
     "count_services": lambda tx: tx.count_services("p1"),
     "live_services": lambda tx: tx.live_services(),
+    "services_at_work": lambda tx: tx.services_at_work(),
+    "services_to_realise": lambda tx: tx.services_to_realise(),
+    "services_realised": lambda tx: tx.services_realised("paris"),
+    "services_waiting": lambda tx: tx.services_waiting(),
+    "services_buried": lambda tx: tx.services_buried(),
+    "services_of_types": lambda tx: tx.services_of_types(["l2"]),
+    "services_page": lambda tx: tx.services_page("s0", 9),
+    "services_to_reclaim": lambda tx: tx.services_to_reclaim(),
+    "outbox_refused": lambda tx: tx.outbox(refusals=3),
+    "take_identifier": lambda tx: tx.take_identifier("s9", 1, 4095),
     "by_site": lambda tx: tx.services(ServiceFilter(site="paris")),
     "by_tags": lambda tx: tx.services(ServiceFilter(tags=("a", "b"))),
     "by_status": lambda tx: tx.services(ServiceFilter(status="ERROR")),
@@ -104,8 +116,9 @@ def scans(steps: list[str]) -> list[str]:
 @pytest.mark.parametrize("name", sorted(OPERATIONS))
 def test_no_table_is_read_whole(filled: SqlStore, name: str) -> None:
     steps = plan(filled, OPERATIONS[name])
-    # The list of shared services is made first, by index, and then walked: it is what was asked for.
-    assert [step for step in steps if step.startswith("SCAN") and not step.startswith("SCAN anon_1")] == []
+    # The list of shared services, or of sites, is made first, by index, and then walked: it was asked for.
+    asked_for = ("SCAN anon_1", "SCAN sites")
+    assert [step for step in steps if step.startswith("SCAN") and not step.startswith(asked_for)] == []
 
 
 @pytest.mark.parametrize("direction", ["asc", "desc"])
@@ -136,6 +149,11 @@ def test_pages_come_in_the_order_of_an_index(
         ("prune", "INDEX ix_services_stage_changed_at (stage=? AND changed_at<?"),
         ("prune", "INDEX ix_services_status_id (status=?"),
         ("outbox_due", "INDEX ix_outbox_next_at (next_at<?"),
+        ("services_to_realise", "INDEX ix_services_pending (pending=?"),
+        ("services_waiting", "INDEX ix_services_waiting (waiting=?"),
+        ("services_buried", "INDEX ix_services_stage_changed_at (stage=?"),
+        ("services_to_reclaim", "INDEX ix_member_states_clean_service_id (clean=?"),
+        ("outbox_refused", "INDEX ix_outbox_refusals (refusals>?"),
         ("expired_reservations", "INDEX ix_reservations_expires_at (expires_at<?"),
     ],
 )

@@ -8,17 +8,20 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
-from store_rows import read, row, save
+from store_rows import document, letter, pair, read, row, save
 
 from diminet.errors import BadSurroundings
+from diminet.model import Member
 from diminet.store import SqlStore, current, upgrade
 from diminet.store.schema import HEAD, MIGRATIONS
+from diminet.store.services import Stage
 from diminet.store.tables import metadata
 
 
@@ -68,6 +71,40 @@ def test_upgrade_makes_a_private_file_and_repeats(tmp_path: Path) -> None:
     store = SqlStore(url)
     assert read(store, lambda tx: tx.meta()) == before
     assert read(store, lambda tx: tx.service("s1")) == row()
+    store.close()
+
+
+def test_what_is_to_be_done_is_found_after_an_upgrade(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/diminet.db"
+    away = document("s2").model_copy(update={"members": (Member(site="a", number=1, slot=1, deferred=True),)})
+    rows = [row(), row(away, applied=pair()), row(document("s3", tombstone=True), settled=True)]
+    engine = sa.create_engine(url)
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    columns = "id, epoch_n, epoch_site, revision, type, project_id, name, status, stage"
+    with engine.begin() as db:
+        config.attributes["connection"] = db
+        command.upgrade(config, "0001")
+        for old in rows:
+            head = (old.document.service_id, 1, 1, 1, "l2", "p1", "", "ACTIVE", Stage.of(old))
+            db.exec_driver_sql(
+                f"INSERT INTO services ({columns}, created_at, updated_at, changed_at, body) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 1, 1, 1, ?)",
+                (*head, old.model_dump_json(exclude={"refusals"})),
+            )
+        posted = letter(refusals=3)
+        db.exec_driver_sql(
+            "INSERT INTO outbox (peer, service_id, kind, rid, created_at, next_at, body) "
+            "VALUES (?, ?, ?, ?, 1, 1, ?)",
+            (posted.peer, posted.service_id, posted.kind, posted.rid, posted.model_dump_json()),
+        )
+    engine.dispose()
+    upgrade(url)
+    store = SqlStore(url)
+    assert read(store, lambda tx: tx.services_to_realise()) == ["s1"]
+    assert read(store, lambda tx: tx.services_waiting()) == [rows[1]]
+    assert read(store, lambda tx: tx.outbox(refusals=3)) == [posted]
+    assert read(store, lambda tx: tx.outbox(refusals=4)) == []
     store.close()
 
 

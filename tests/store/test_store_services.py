@@ -85,6 +85,16 @@ def test_services_shared_with_members_and_whoever_was_asked(memory: SqlStore) ->
     assert read(memory, lambda tx: tx.services_shared_with("rome")) == []
 
 
+def test_sharing_sites_are_the_members_of_services_that_stand(memory: SqlStore) -> None:
+    assert read(memory, lambda tx: tx.sharing_sites()) == set()
+    save(memory, row(document("s1", resources=(("paris", "a"), ("lyon", "b")))))
+    save(memory, row(document("s2", project_id="p2", resources=(("paris", "a"), ("rome", "b")))))
+    save(memory, row(document("s3", resources=(("paris", "a"), ("nice", "b")), tombstone=True)))
+    assert read(memory, lambda tx: tx.sharing_sites()) == {"paris", "lyon", "rome"}
+    assert read(memory, lambda tx: tx.sharing_sites("p1")) == {"paris", "lyon"}
+    assert read(memory, lambda tx: tx.sharing_sites("p3")) == set()
+
+
 def test_live_services_are_all_but_settled_tombstones(memory: SqlStore) -> None:
     save(
         memory,

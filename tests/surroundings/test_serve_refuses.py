@@ -160,7 +160,7 @@ def test_damage(site: OneSite) -> None:
 
 def test_damage_of_the_networking_database(site: OneSite) -> None:
     (site.data / "vim.db").write_bytes(b"nonsense" * 1000)
-    assert_refused(site.run(), "vim.db")
+    assert_refused(site.run(), "vim.db", "from a backup", "are lost")
 
 
 # -- certificates ----------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """The way to the other instances: engine.ports.Peers over HTTPS.
 
-The engine repeats what is lost; here nothing is repeated but a message that met an idle connection
-which the peer had closed, and which it therefore never saw.
+The engine repeats what is lost; here nothing is repeated but what the peer never read: a message that
+met an idle connection which it had closed, and one that it refused unread because there were too many.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from diminet.east_west.certificates import day
 from diminet.east_west.explain import why_no_answer
 from diminet.east_west.tls import Credentials
 from diminet.engine.ports import Directory, Horizontal
-from diminet.errors import IncompatibleSites, InvalidRequest, SiteUnreachable, TooLarge
+from diminet.errors import IncompatibleSites, InvalidRequest, SiteUnreachable, TooLarge, TooManyRequests
 from diminet.messages import (
     Acknowledgement,
     BlockGrant,
@@ -40,6 +40,7 @@ from diminet.messages import (
 DEFAULT_REQUEST_TIMEOUT_S = 10.0
 DEFAULT_CONNECT_TIMEOUT_S = 3.0
 DEFAULT_CONNECTIONS_PER_PEER = 32
+LEAST_PAUSE_S = 0.05  # before a peer is asked again that is asked too often
 DEFAULT_IDLE_S = 60.0  # shorter than the listener's keep-alive: this end closes first
 DEFAULT_RETRY_AFTER_S = 10.0  # told to users whose request met a site that is away
 DEFAULT_MAX_BODY_BYTES = 4 * 1024 * 1024
@@ -124,7 +125,8 @@ class HttpPeers:
         judged: bool = False,
     ) -> bytes:
         """One message; the body of a good answer. Raises what the peer answered, SiteUnreachable when
-        nothing came back, SiteUnknown for a name that the directory does not have.
+        nothing came back, SiteUnknown for a name that the directory does not have. A peer that has not
+        read it, because we ask too often, is asked again when it says, as long as there is time.
 
         judged: the other site judges whether the user may, so that tokens go along; else they do not."""
         data = body.model_dump_json().encode() if body is not None else None
@@ -140,12 +142,19 @@ class HttpPeers:
         try:
             async with asyncio.timeout(seconds):
                 sent = await self._with_tokens(ctx) if judged else _without_tokens(ctx)
-                status, answer = await self._exchange(site, sent, method, url, data)
+                return await self._patiently(site, sent, method, url, data)
         except TimeoutError:
             raise self._unreachable(site, f"it did not answer within {seconds:.1f} s") from None
         except _NoAnswer as exc:
             raise self._unreachable(site, self._own_fault() or exc.why) from exc
-        return self._judge(site, status, answer)
+
+    async def _patiently(self, site: str, ctx: Context, method: str, url: URL, data: bytes | None) -> bytes:
+        while True:
+            status, answer = await self._exchange(site, ctx, method, url, data)
+            try:
+                return self._judge(site, status, answer)
+            except TooManyRequests as busy:
+                await asyncio.sleep(max(busy.retry_after or 0.0, LEAST_PAUSE_S))
 
     async def _with_tokens(self, ctx: Context) -> Context:
         return ctx if self._outgoing is None else await self._outgoing(ctx)
@@ -313,9 +322,9 @@ class HttpPeer:
         answer = await self._peers.call(self._site, ctx, "POST", path, change, judged=True)
         return self._read(ChangeAnswer, answer)
 
-    async def sync(self, ctx: Context) -> SyncReport:
+    async def sync(self, ctx: Context, mine: SyncReport | None = None) -> SyncReport:
         query = {"member": self._peers.site_name}
-        answer = await self._peers.call(self._site, ctx, "GET", envelope.PATH, query=query)
+        answer = await self._peers.call(self._site, ctx, "GET", envelope.PATH, mine, query)
         return await self._numbered(self._read(SyncReport, answer))
 
     async def _numbered(self, answer: N) -> N:

@@ -29,11 +29,24 @@ from diminet.errors import (
     NotAuthorised,
     SiteUnknown,
     TooLarge,
+    TooManyRequests,
 )
-from diminet.messages import BlockRequest, Change, Context, DocumentPut, ReserveRequest, Tombstone
+from diminet.messages import (
+    BlockRequest,
+    Change,
+    Context,
+    DocumentPut,
+    ReserveRequest,
+    SyncReport,
+    Tombstone,
+)
+from diminet.rates import Buckets
 
 DEFAULT_MAX_BODY_BYTES = 4 * 1024 * 1024  # a document with 250 members and 1,024 blocks fits many times
 DEFAULT_BODY_TIMEOUT_S = 10.0
+DEFAULT_RATE_PER_SECOND = 200.0
+DEFAULT_RATE_BURST = 1000
+MOST_SITES = 4095  # site numbers: every peer that can be proven has a bucket
 UNKNOWN = "unknown"
 
 Received = Callable[[str, str, str, str], None]
@@ -102,6 +115,7 @@ class EastWestServer:
         revoked: Callable[[int], bool],
         max_body_bytes: int,
         body_timeout_s: float,
+        rates: Buckets,
         now: Callable[[], float],
     ) -> None:
         self._horizontal = horizontal
@@ -112,6 +126,7 @@ class EastWestServer:
         self._revoked = revoked
         self._max_body_bytes = max_body_bytes
         self._body_timeout_s = body_timeout_s
+        self._rates = rates
         self._now = now
 
     def app(self) -> Starlette:
@@ -140,6 +155,7 @@ class EastWestServer:
         peer, request_id, code = UNKNOWN, "-", "ok"
         try:
             peer = await self._peer(request)
+            self._rates.check(peer, f"site {peer}")
             ctx = self._envelope(request, peer)
             request_id = ctx.request_id
             if answers is None:
@@ -217,7 +233,12 @@ class EastWestServer:
             raise NotAuthorised(
                 f"site {message.ctx.sender!r} may ask for what it shares itself, not for {member[:80]!r}"
             )
-        return await self._horizontal.sync(message.ctx)
+        mine = await message.body_if_any(SyncReport)
+        if mine is not None:
+            if mine.site != member:
+                raise NotAuthorised(f"site {member!r} may tell its own part, not that of {mine.site[:80]!r}")
+            envelope.check_number(await self._directory.site(member), mine.number, self._site_name)
+        return await self._horizontal.sync(message.ctx, mine)
 
     async def _put(self, message: _Message) -> BaseModel:
         message.query()
@@ -276,13 +297,17 @@ def make_east_west_app(
     revoked: Callable[[int], bool],
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
     body_timeout_s: float = DEFAULT_BODY_TIMEOUT_S,
+    rate_per_second: float = DEFAULT_RATE_PER_SECOND,
+    rate_burst: int = DEFAULT_RATE_BURST,
     now: Callable[[], float] = time.time,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Starlette:
     """The ASGI app for `listener.Listener` with `tls.Credentials.server()`.
 
     received(peer, kind, request_id, code): called once per message; kind is one of hello, reserve, put,
     bury, abort, snapshot, give, hand_in, sync, unknown; code is `ok` or that of the error; peer is
-    `unknown` until proven. revoked: of a certificate's serial number (`tls.Credentials.revoked`).
+    `unknown` until proven. revoked: of a certificate's serial number (`tls.Credentials.revoked`). rate:
+    messages per second of each peer, rate_burst of them at once. clock: seconds, monotonic.
     """
     return EastWestServer(
         horizontal,
@@ -293,6 +318,7 @@ def make_east_west_app(
         revoked=revoked,
         max_body_bytes=max_body_bytes,
         body_timeout_s=body_timeout_s,
+        rates=Buckets(rate=rate_per_second, burst=rate_burst, most=MOST_SITES, clock=clock),
         now=now,
     ).app()
 
@@ -312,7 +338,7 @@ def _refused(error: DiminetError) -> Response:
     headers: dict[str, Any] = {}
     if error.retry_after is not None:
         headers["Retry-After"] = str(max(1, round(error.retry_after)))
-    if isinstance(error, TooLarge | InvalidRequest | NotAuthorised):
+    if isinstance(error, TooLarge | InvalidRequest | NotAuthorised | TooManyRequests):
         headers["Connection"] = "close"  # the rest of the body, if there is one, is not waited for
     return Response(
         json.dumps(error.as_dict()),

@@ -7,8 +7,10 @@ Addresses in certificates are not compared with the address dialled: what counts
 the certificate (`diminet://site/NAME`), which also holds behind address translation.
 """
 
+import os
 import ssl
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,10 +54,33 @@ class WrongSite(ssl.SSLCertVerificationError):
         super().__init__(1, f"its certificate is {named}, not that of {expected!r}")
 
 
+class _Held:
+    """The files' content as of one reading. OpenSSL reads certificates and keys from files only: these lie
+    in memory, and go with this object."""
+
+    def __init__(self, files: TlsFiles) -> None:
+        crl = files.crl if files.crl is not None and files.crl.exists() else None
+        self.files = TlsFiles(
+            ca=self._hold(files.ca, "CA certificate"),
+            cert=self._hold(files.cert, "certificate"),
+            key=self._hold(files.key, "private key"),
+            crl=self._hold(crl, "revocation list") if crl else None,
+        )
+
+    def _hold(self, path: Path, what: str) -> Path:
+        content = read_bytes(path, what)
+        descriptor = os.memfd_create(path.name)
+        weakref.finalize(self, os.close, descriptor)
+        with os.fdopen(descriptor, "wb", closefd=False) as file:
+            file.write(content)
+        return Path(f"/proc/self/fd/{descriptor}")
+
+
 @dataclass(frozen=True)
 class _Loaded:
     """All that was made from one reading of the files. clients: one context per peer, made on demand."""
 
+    held: _Held
     server: ssl.SSLContext
     not_after: float
     revoked: frozenset[int]
@@ -81,7 +106,7 @@ class Credentials:
         self._site_name = site_name
         self._now = now
         self._watched = Watched("certificates", files.paths, self._load, recheck_s=recheck_s)
-        self._live = _server_context(files)
+        self._live = _server_context(self._watched.get().held.files)
         self._live.sni_callback = self._hand_over
         self._live.sslobject_class = _telling(self._refused)
         self._complained_at: dict[str, float] = {}
@@ -95,7 +120,7 @@ class Credentials:
         the files have changed, so that pooled connections of the old one are not used again."""
         loaded = self._watched.get()
         if site not in loaded.clients:
-            loaded.clients[site] = _client_context(self._files, site)
+            loaded.clients[site] = _client_context(loaded.held.files, site)
         return loaded.clients[site]
 
     def revoked(self, serial: int) -> bool:
@@ -111,8 +136,17 @@ class Credentials:
 
     def _load(self) -> _Loaded:
         certificate = check(self._files, self._site_name, self._now())
+        held = _Held(self._files)
+        try:
+            server = _server_context(held.files)
+        except ssl.SSLError as exc:
+            raise BadSurroundings(
+                f"the files of the certificate {self._files.cert} do not fit each other ({exc.reason}); if "
+                "they are being replaced just now, they are read again"
+            ) from exc
         return _Loaded(
-            server=_server_context(self._files),
+            held=held,
+            server=server,
             not_after=certificate.not_valid_after_utc.timestamp(),
             revoked=_revoked(self._files),
             clients={},

@@ -4,12 +4,14 @@ As a create (see `coordinator`), with the document before it to go back to. Only
 network reserves, at all members then, so that two changes that meet anywhere are put in order.
 """
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Sequence, Set
 
 from diminet.engine.coordinator import Coordinator
 from diminet.engine.instance import Instance
 from diminet.engine.pools import Pools
-from diminet.engine.ports import IntentRow, OutboxRow, Tx
+from diminet.engine.ports import IntentRow, Refusal, ServiceRow, Tx
+from diminet.engine.reserving import for_good
 from diminet.errors import (
     DiminetError,
     InvalidRequest,
@@ -22,9 +24,10 @@ from diminet.errors import (
     SiteUnreachable,
 )
 from diminet.logic.blocks import in_use
+from diminet.logic.lifecycle import back_off
 from diminet.logic.service_type import Decision, Draft
 from diminet.messages import Change, ChangeAnswer, Context, Reservation
-from diminet.model import Document, Entry, Member, ProvisioningStatus
+from diminet.model import Document, Entry, Initiator, Member
 
 KEPT = ("name", "description", "tags", "on_unreachable")
 
@@ -52,7 +55,7 @@ class Changes:
         if change.if_match not in (None, "*", row.document.pair.etag()):
             raise RevisionConflict("the service has changed since you read it; read it again and repeat")
         if change.operation == "delete":
-            waiting = await self.coordinator.bury(ctx, service_id)
+            waiting = await self.coordinator.undoing.bury(ctx, service_id)
             return ChangeAnswer(document=row.document if waiting else None, waiting=waiting)
         document = row.document
         if document.tombstone:
@@ -63,10 +66,13 @@ class Changes:
         most = self.here.limits.members_per_service
         if len({e.site for e in entries}) > max(most, len(document.members)):
             raise QuotaExceeded(f"a service has at most {most} members: make a second one, or remove sites")
-        if entries == entries_of(document) and all(getattr(document, f) == v for f, v in fields.items()):
-            return ChangeAnswer(document=document)
-        await self.write(ctx, document, entries, fields, change.operation)
-        return await self._answer(service_id)
+        same = entries == entries_of(document) and all(getattr(document, f) == v for f, v in fields.items())
+        if not same:
+            await self.write(ctx, document, entries, fields, change.operation)
+        answer = await self._answer(service_id)
+        if answer.document is not None and any(m.deferred for m in answer.document.members):
+            self.here.later(self._complete_now(ctx, service_id))
+        return answer
 
     @staticmethod
     def _fields(change: Change) -> dict[str, object]:
@@ -128,8 +134,11 @@ class Changes:
         entries: tuple[Entry, ...],
         fields: dict[str, object],
         operation: str,
+        *,
+        asked: Set[str] = frozenset(),
     ) -> None:
-        """Make the next revision with these entries and fields, and spread it."""
+        """Make the next revision with these entries and fields, and spread it. asked: deferred sites
+        that are to be taken in; the others are left alone."""
         here, master = self.here, self.coordinator
         started = here.clock.now()
         ctx = ctx.model_copy(update={"deadline": started + master.forward()})
@@ -153,36 +162,48 @@ class Changes:
         master.running.add(before.service_id)
         try:
             await here.store.write(lambda tx: master.begin(tx, ctx, intent, before.project_id))
-            got: dict[str, Reservation] = {}
+            got, away = dict[str, Reservation](), list[str]()
             try:
-                got, away = await self._reserve(ctx, intent, before, entries)
+                got, away = await self._reserve(ctx, intent, before, entries, asked)
                 await self._commit(ctx, intent, before, entries, fields, got, away)
             except DiminetError as error:
-                await master.reserving.release(ctx, got)
-                await master.drop_intent(ctx, intent, error)
+                untold = [*away, *await master.reserving.release(ctx, got)]
+                await master.undoing.drop_intent(ctx, intent, error, untold)
                 raise
-            await master.spread(ctx, intent)
+            await master.spreading.spread(ctx, intent)
         finally:
             master.running.discard(before.service_id)
 
     async def _reserve(
-        self, ctx: Context, intent: IntentRow, before: Document, entries: tuple[Entry, ...]
+        self,
+        ctx: Context,
+        intent: IntentRow,
+        before: Document,
+        entries: tuple[Entry, ...],
+        asked: Set[str],
     ) -> tuple[dict[str, Reservation], list[str]]:
-        joined = {(r.site, r.resource_id) for r in before.resources}
-        fresh = [e for e in entries if e.key not in joined]
-        if not fresh:
-            return {}, [m.site for m in before.members if m.deferred]
+        known = {e.key for e in entries_of(before)}
+        new = {e.site for e in entries if e.key not in known} | asked
+        waiting = {m.site for m in before.members if m.deferred} - new
+        if not new:
+            return {}, sorted(waiting)
         own = await self.coordinator.own(entries, before.project_id)
         kind = self.here.type_of(before.type)
         draft = self._draft(before, (), entries, {})
         wanted = kind.wanted(own, before.params, before)
-        asked = {
+        requests = {
             site: self.coordinator.reserve_request(
                 intent, before.project_id, before.type, before.name, draft, wanted, site
             )
             for site in dict.fromkeys(e.site for e in entries)
+            if site not in waiting
         }
-        return await self.coordinator.reserving.all(ctx, asked, defer=intent.on_unreachable == "defer")
+        defer = intent.on_unreachable == "defer" or bool(asked)
+        got, away = await self.coordinator.reserving.all(ctx, requests, defer=defer)
+        if asked and not asked & got.keys():
+            await self.coordinator.reserving.release(ctx, got)
+            raise SiteUnreachable(f"sites {', '.join(sorted(asked))} do not answer", sites=sorted(asked))
+        return got, [*away, *sorted(waiting)]
 
     def _draft(
         self,
@@ -262,52 +283,73 @@ class Changes:
     async def _answer(self, service_id: str) -> ChangeAnswer:
         def look(tx: Tx) -> ChangeAnswer:
             row = tx.service(service_id)
-            waiting = sorted({o.peer for o in tx.outbox(service_id=service_id)})
-            return ChangeAnswer(document=row.document if row else None, waiting=tuple(waiting))
+            posted = tx.outbox(service_id=service_id)
+            waiting = sorted({o.peer for o in posted if o.kind != "abort"})
+            confirmed = row is not None and row.confirmed == row.document.pair
+            return ChangeAnswer(
+                document=row.document if row else None, confirmed=confirmed, waiting=tuple(waiting)
+            )
 
         return await self.here.store.read(look)
 
-    async def put_off(self, ctx: Context, before: Document, posted: OutboxRow) -> None:
-        """A member that refuses its first document of a `defer` service becomes a deferred one, with
-        what it was to join: it is asked to reserve again, as any other that was away."""
-        here, site, master = self.here, posted.peer, self.coordinator
-        old = before.member(site)
-        if before.tombstone or old is None or old.deferred or before.on_unreachable != "defer":
-            return
-        wanted = tuple(
-            Entry(site=site, resource_id=None if r.made else r.resource_id) for r in before.resources_of(site)
-        )
-        waiting = old.model_copy(update={"deferred": True, "rid": None, "wanted": wanted})
-        document = before.model_copy(
-            update={
-                "revision": before.revision + 1,
-                "members": tuple(waiting if m.site == site else m for m in before.members),
-                "resources": tuple(r for r in before.resources if r.site != site),
-                "updated_at": here.clock.now(),
-            }
-        )
-
-        def decide(tx: Tx) -> bool:
-            known = next((m for m in tx.members(before.service_id) if m.site == site), None)
-            if known is not None and known.pair is not None:
-                return False  # it has an older one, which stands
-            if tx.intent(before.service_id) is not None or before.service_id in master.running:
-                return False
-            tx.unpost(posted)
-            master.participant.accept(tx, ctx, document, (), ProvisioningStatus.ACTIVE)
-            others = [m.site for m in document.members if not m.deferred]
-            master.outbox.post(tx, ctx, before.service_id, others, "document")
-            why = {"member": site, "why": posted.refused}
-            tx.add_event(here.event("put-off", ctx, before.service_id, before.project_id, **why))
-            return True
-
-        if await here.store.write(decide):
-            await master.participant.reconciler.realise(before.service_id)
-
     # -- deferred sites ------------------------------------------------------------------------------
 
-    async def complete_deferred(self, ctx: Context, document: Document) -> None:
-        """Ask again the sites that were away when the service was made."""
-        if not any(m.deferred for m in document.members) or document.service_id in self.coordinator.running:
+    async def complete(self, ctx: Context, row: ServiceRow, sites: Set[str]) -> None:
+        """Ask sites again that were away when the service was made. What they refuse for good is the
+        service's fault until it changes, and they are asked later and later."""
+        document = row.document
+        if document.service_id in self.coordinator.running:
             return
-        await self.write(ctx, document, entries_of(document), {}, "complete")
+        try:
+            await self.write(ctx, document, entries_of(document), {}, "complete", asked=sites)
+        except DiminetError as error:
+            refusal = error
+            if for_good(refusal):
+                await self.here.store.write(lambda tx: self._note_refusal(tx, row, sites, refusal))
+                await self.here.tell_news()
+            raise
+
+    def _note_refusal(self, tx: Tx, row: ServiceRow, sites: Set[str], error: DiminetError) -> None:
+        current = tx.service(row.document.service_id)
+        if current is None or current.document.tombstone:
+            return
+        limits, now = self.here.limits, self.here.clock.now()
+        refusals = dict(row.refusals)
+        for site in sites & set(error.sites) or sites:
+            attempts = refusals[site].attempts + 1 if site in refusals else 0
+            most = limits.refusal_backoff_most
+            wait = back_off(attempts, limits.sync_interval, most, self.here.clock.random())
+            refusals[site] = Refusal(message=error.message, attempts=attempts, next_at=now + wait)
+        fault = {"code": error.code, "message": error.message, "sites": list(error.sites or sorted(sites))}
+        tx.save_service(
+            current.model_copy(update={"fault": fault, "refusals": refusals}), expect=current.document.pair
+        )
+
+    async def _complete_now(self, ctx: Context, service_id: str) -> None:
+        """Behind a user's request: who has said no may decide otherwise by what this user shows them."""
+        row = await self.here.store.read(lambda tx: tx.service(service_id))
+        if row is None or row.document.tombstone:
+            return
+        back = await self.back({m.site for m in row.document.members if m.deferred})
+        if back:
+            await self.complete(ctx, row, back)
+
+    async def back(self, sites: Set[str]) -> set[str]:
+        """Those of the sites that answer; each is asked once, side by side."""
+        clock = self.here.clock
+        ctx = Context(
+            request_id=f"req-{clock.uuid()}",
+            initiator=Initiator(user_id="diminet", project_id="diminet", site=self.here.name),
+            deadline=clock.now() + self.here.limits.request_timeout,
+        )
+
+        async def answers(site: str) -> bool:
+            try:
+                await self.here.peers.at(site).hello(ctx)
+            except DiminetError:
+                return False
+            return True
+
+        asked = sorted(sites)
+        found = await asyncio.gather(*(answers(site) for site in asked))
+        return {site for site, there in zip(asked, found, strict=True) if there}

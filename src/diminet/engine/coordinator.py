@@ -11,7 +11,6 @@
 One operation per service at a time: its intent row. Only a delete pre-empts.
 """
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 
 import structlog
@@ -19,8 +18,10 @@ import structlog
 from diminet.engine.instance import Instance
 from diminet.engine.outbox import Outbox
 from diminet.engine.participant import Participant
-from diminet.engine.ports import HeldBlock, IntentRow, MemberRow, ServiceRow, Tx
-from diminet.engine.reserving import Reserving, worst
+from diminet.engine.ports import HeldBlock, IntentRow, MemberRow, Tx
+from diminet.engine.reserving import Reserving
+from diminet.engine.spreading import Spreading
+from diminet.engine.undoing import Undoing
 from diminet.errors import (
     DiminetError,
     QuotaExceeded,
@@ -31,16 +32,14 @@ from diminet.errors import (
 )
 from diminet.logic import identifiers
 from diminet.logic.service_type import Draft
-from diminet.messages import Context, CreateRequest, MemberState, Reservation, ReserveRequest
+from diminet.messages import Context, CreateRequest, Reservation, ReserveRequest
 from diminet.model import (
     Block,
     Document,
     Entry,
     Epoch,
-    Event,
     Member,
     NetworkFacts,
-    ProvisioningStatus,
     Ticket,
 )
 
@@ -57,6 +56,8 @@ class Coordinator:
         self.outbox = outbox
         self.serial = 0
         self.running: set[str] = set()  # services whose operation runs in this process
+        self.undoing = Undoing(here, participant, outbox)
+        self.spreading = Spreading(here, participant, outbox, self.undoing, self.running)
         self.process = here.clock.uuid()
 
     # -- create ------------------------------------------------------------------------------------
@@ -135,7 +136,7 @@ class Coordinator:
             site: self.reserve_request(intent, project_id, request.type, request.name, draft, wanted, site)
             for site in intent.sites
         }
-        clock, got = here.clock.now(), dict[str, Reservation]()
+        clock, got, away = here.clock.now(), dict[str, Reservation](), list[str]()
         try:
             got, away = await self.reserving.all(ctx, asked, defer=request.on_unreachable == "defer")
             if here.name in away or len(got) < 1:
@@ -145,13 +146,13 @@ class Coordinator:
             await self._commit_create(ctx, intent, project_id, request, draft, got, away)
             here.meter.create_step("commit", here.clock.now() - clock)
         except DiminetError as error:
-            await self.reserving.release(ctx, got)
-            await self.give_up(ctx, intent, error)
+            silent = (*away, *await self.reserving.release(ctx, got))
+            await self.undoing.give_up(ctx, intent, error, silent)
             raise
         if wait:
-            await self.spread(ctx, intent)
+            await self.spreading.spread(ctx, intent)
         else:
-            here.later(self.spread_behind(ctx, intent))
+            here.later(self.spreading.spread_behind(ctx, intent))
 
     async def own(self, entries: Sequence[Entry], project_id: str) -> list[NetworkFacts]:
         """Our own networks among the entries, as the VIM has them now."""
@@ -267,14 +268,9 @@ class Coordinator:
                 retry_after=1.0,
             )
 
-    def holds(self, tx: Tx, intent: IntentRow) -> bool:
-        """Is the operation still the one that runs? If not, it was concluded elsewhere or pre-empted."""
-        current = tx.intent(intent.service_id)
-        return current is not None and current.ticket == intent.ticket
-
     def still_ours(self, tx: Tx, intent: IntentRow) -> None:
         """A delete has pre-empted us if our intent is gone."""
-        if not self.holds(tx, intent):
+        if not self.undoing.holds(tx, intent):
             raise ServiceNotFound(f"service {intent.service_id} was deleted meanwhile")
 
     def expect_members(self, tx: Tx, document: Document, sites: Sequence[str]) -> None:
@@ -316,239 +312,6 @@ class Coordinator:
             )
         return tuple(members)
 
-    # -- after the commit ----------------------------------------------------------------------------
-
-    async def spread_behind(self, ctx: Context, intent: IntentRow) -> None:
-        try:
-            await self.spread(ctx, intent)
-        except DiminetError:
-            return  # told by the service's own status and fault
-        finally:
-            self.running.discard(intent.service_id)
-
-    async def spread(self, ctx: Context, intent: IntentRow) -> None:
-        """Send the committed document to all and make our own part; conclude or take back.
-
-        Sites that leave are told last: what they give up cannot be taken back."""
-        here, service_id = self.here, intent.service_id
-        row = await here.store.read(lambda tx: tx.service(service_id))
-        if row is None or row.document.tombstone:
-            raise ServiceNotFound(f"service {service_id} was deleted meanwhile")
-        document, clock = row.document, here.clock.now()
-        sites = [m.site for m in document.members if not m.deferred]
-        answers = await asyncio.gather(*(self._tell(ctx, row, site) for site in sites))
-        errors = [a for a in answers if isinstance(a, DiminetError)]
-        here.meter.create_step("spread", here.clock.now() - clock)
-        revoke = document.on_unreachable == "revoke"
-        bad = [e for e in errors if revoke or not isinstance(e, SiteUnreachable)]
-        if bad:
-            await self.take_back(ctx, intent, document, worst(bad))
-            raise worst(bad)
-        known = await here.store.read(lambda tx: tx.members(service_id))
-        leaving = [m.site for m in known if document.member(m.site) is None and not m.clean]
-        answers += await asyncio.gather(*(self._tell(ctx, row, site) for site in leaving))
-        states = [a for a in answers if isinstance(a, MemberState)]
-        silent = [s for s, a in zip([*sites, *leaving], answers, strict=True) if isinstance(a, DiminetError)]
-        await here.store.write(lambda tx: self._conclude(tx, ctx, intent, document, states, silent))
-        await here.tell_news()
-
-    async def _tell(self, ctx: Context, row: ServiceRow, site: str) -> MemberState | DiminetError:
-        here, service_id = self.here, row.document.service_id
-        try:
-            if site == here.name:
-                await self.participant.reconciler.realise(service_id)
-                return await self.participant.state(service_id, row.document)
-            put = await here.store.read(lambda tx: self.outbox.letter(tx, service_id))
-            if put is None:
-                raise ServiceNotFound(f"service {service_id} was deleted meanwhile")
-            state = await here.peers.at(site).put(ctx, service_id, put)
-            return state.model_copy(update={"site": site})  # it speaks for itself only
-        except DiminetError as error:
-            if not error.sites:
-                error.sites = (site,)
-            return error
-
-    def _conclude(
-        self,
-        tx: Tx,
-        ctx: Context,
-        intent: IntentRow,
-        document: Document,
-        states: Sequence[MemberState],
-        silent: Sequence[str],
-    ) -> None:
-        row = tx.service(document.service_id)
-        if row is None or row.document.tombstone:
-            raise ServiceNotFound(f"service {document.service_id} was deleted meanwhile")
-        if not self.holds(tx, intent) or row.document.pair != document.pair:
-            return  # concluded by another process
-        tx.delete_intent(document.service_id)
-        self.outbox.post(tx, ctx, document.service_id, silent, "document")
-        tx.save_service(
-            row.model_copy(update={"status": ProvisioningStatus.ACTIVE, "confirmed": document.pair}),
-            expect=document.pair,
-        )
-        for state in states:
-            if state.site != self.here.name:
-                self.outbox.note(tx, document.service_id, state)
-        tx.add_event(
-            self.here.event("active", ctx, document.service_id, document.project_id, waiting=list(silent))
-        )
-
-    # -- taking back -----------------------------------------------------------------------------------
-
-    async def give_up(
-        self, ctx: Context, intent: IntentRow, error: DiminetError, silent: Sequence[str] | None = None
-    ) -> None:
-        """Nothing was committed: forget the intent; a site that may hold a promise is told to bury.
-        silent: those sites, where the error does not name them."""
-        if silent is None:
-            silent = error.sites if isinstance(error, SiteUnreachable) else ()
-
-        def decide(tx: Tx) -> None:
-            tx.delete_intent(intent.service_id)
-            tx.release_identifier(intent.service_id)
-            self.outbox.post(tx, ctx, intent.service_id, silent, "tombstone")
-            tx.add_event(self._refusal(ctx, intent.service_id, error))
-
-        await self.here.store.write(decide)
-        mine = await self.here.store.read(lambda tx: tx.reservations_of_service(intent.service_id))
-        for rid in {row.rid for row in mine}:
-            await self.reserving.reservations.try_release(rid)
-        await self.here.tell_news()
-
-    async def drop_intent(self, ctx: Context, intent: IntentRow, error: DiminetError) -> None:
-        """A change that was not committed: promises are back or will expire; the document stands."""
-
-        def decide(tx: Tx) -> None:
-            current = tx.intent(intent.service_id)
-            if current is not None and current.ticket == intent.ticket:
-                tx.delete_intent(intent.service_id)
-            tx.add_event(self._refusal(ctx, intent.service_id, error))
-
-        await self.here.store.write(decide)
-
     def give(self, tx: Tx, service_id: str, gives: Sequence[Block]) -> None:
         """Blocks of our own whose next version we write because of a change."""
         tx.put_blocks(service_id, [HeldBlock(block=block) for block in gives])
-
-    def _refusal(self, ctx: Context, service_id: str, error: DiminetError) -> Event:
-        return self.here.event(
-            "refused", ctx, service_id, code=error.code, message=error.message, sites=list(error.sites)
-        )
-
-    async def take_back(
-        self, ctx: Context, intent: IntentRow, document: Document, error: DiminetError
-    ) -> None:
-        """A create is buried everywhere; a change is answered by the document before it. Nothing is
-        done by who no longer holds the operation: a delete or another process was faster."""
-        if intent.before is not None:
-            await self._restore(ctx, intent, document, intent.before, error)
-        else:
-            await self.bury(ctx, document.service_id, fault=error, intent=intent)
-
-    async def _restore(
-        self, ctx: Context, intent: IntentRow, document: Document, before: Document, error: DiminetError
-    ) -> None:
-        staying = {m.site for m in before.members}
-        joined = {m.site: m.join for m in document.members if m.site not in staying}
-        restored = before.model_copy(
-            update={
-                "revision": document.revision + 1,
-                "departed": {**before.departed, **joined},
-                "updated_at": self.here.clock.now(),
-            }
-        )
-
-        def decide(tx: Tx) -> list[str]:
-            if not self.holds(tx, intent):
-                return []
-            tx.delete_intent(document.service_id)
-            row = self.participant.accept(tx, ctx, restored, (), ProvisioningStatus.ACTIVE)
-            tx.save_service(row.model_copy(update={"fault": error.as_dict()}), expect=row.document.pair)
-            sites = [m.site for m in tx.members(document.service_id) if not m.clean]
-            self.outbox.post(tx, ctx, document.service_id, sites, "document")
-            tx.add_event(self._refusal(ctx, document.service_id, error))
-            return sites
-
-        sites = await self.here.store.write(decide)
-        await self._deliver(document.service_id, sites)
-        try:
-            await self.participant.reconciler.realise(document.service_id)
-        except DiminetError:
-            return  # tried again by the reconciler
-
-    async def bury(
-        self,
-        ctx: Context,
-        service_id: str,
-        fault: DiminetError | None = None,
-        intent: IntentRow | None = None,
-    ) -> tuple[str, ...]:
-        """Delete: the tombstone is written, then goes to every site that was ever asked. Returns the
-        sites that are not clean yet. fault: the service is REVOKED because of it. intent: only while
-        that operation is the one that runs."""
-
-        def decide(tx: Tx) -> list[str]:
-            if intent is not None and not self.holds(tx, intent):
-                return []
-            row = tx.service(service_id)
-            if row is None:
-                raise ServiceNotFound(f"there is no service {service_id}")
-            tx.delete_intent(service_id)
-            if not row.document.tombstone:
-                self._entomb(tx, row, fault)
-                tx.add_event(
-                    self._refusal(ctx, service_id, fault)
-                    if fault
-                    else self.here.event("deleted", ctx, service_id, row.document.project_id)
-                )
-            sites = [m.site for m in tx.members(service_id) if not m.clean and m.site != self.here.name]
-            self.outbox.post(tx, ctx, service_id, sites, "tombstone")
-            return sites
-
-        sites = await self.here.store.write(decide)
-        waiting = await self._deliver(service_id, sites, own=True)
-        clean = await self.here.store.write(lambda tx: self._settled(tx, service_id))
-        await self.here.tell_news()
-        return waiting if waiting or clean else (self.here.name,)
-
-    def _settled(self, tx: Tx, service_id: str) -> bool:
-        self.outbox.settle(tx, service_id)
-        row = tx.service(service_id)
-        return row is None or row.settled or not row.document.tombstone
-
-    def _entomb(self, tx: Tx, row: ServiceRow, fault: DiminetError | None) -> None:
-        status = ProvisioningStatus.REVOKED if fault else ProvisioningStatus.PENDING_DELETE
-        tx.save_service(
-            row.model_copy(
-                update={
-                    "document": row.document.model_copy(update={"tombstone": True}),
-                    "status": status,
-                    "applied": None,
-                    "fault": fault.as_dict() if fault else row.fault,
-                    "updated_at": self.here.clock.now(),
-                }
-            ),
-            expect=row.document.pair,
-        )
-
-    async def _deliver(self, service_id: str, sites: Sequence[str], *, own: bool = False) -> tuple[str, ...]:
-        """Send what is posted for this service now, within the undo share; the rest goes on later."""
-        posted = await self.here.store.read(lambda tx: tx.outbox(service_id=service_id))
-        rows = [row for row in posted if row.peer in sites]
-        limits = self.here.limits
-        deadline = self.here.clock.now() + limits.request_timeout * limits.undo_share
-        works = [self.outbox.deliver(row, deadline) for row in rows]
-        if own:
-            works.append(self._own_part(service_id))
-        await asyncio.gather(*works)
-        left = await self.here.store.read(lambda tx: tx.outbox(service_id=service_id))
-        return tuple(sorted({row.peer for row in left}))
-
-    async def _own_part(self, service_id: str) -> DiminetError | None:
-        try:
-            await self.participant.reconciler.realise(service_id)
-        except DiminetError as error:
-            return error
-        return None

@@ -21,6 +21,7 @@ from diminet.engine.participant import Participant
 from diminet.engine.pools import Pools
 from diminet.engine.ports import ServiceRow, Tx
 from diminet.engine.reconciler import Reconciler
+from diminet.engine.refusals import Refusals
 from diminet.engine.requests import Requests
 from diminet.engine.reservations import Reservations
 from diminet.engine.reserving import Reserving
@@ -65,15 +66,23 @@ class Engine:
         self.participant = Participant(here, self.reservations, self.reconciler)
         self.outbox = Outbox(here, self.participant)
         self.coordinator = Coordinator(
-            here, self.participant, Reserving(here, self.reservations), self.outbox
+            here, self.participant, Reserving(here, self.reservations, self.outbox), self.outbox
         )
         self.changes = Changes(here, self.coordinator, self.pools)
         self.sync_ = Sync(here, self.participant, self.outbox, self.pools, self.changes)
         self.leads_until = 0.0
         views = Views(here, self.reconciler)
         self.resuming = Resuming(here, self.coordinator)
+        self.refusals = Refusals(here, self.coordinator)
         self.requests = Requests(
-            here, self.coordinator, self.changes, self.outbox, self.pools, views, self.resuming
+            here,
+            self.coordinator,
+            self.participant,
+            self.changes,
+            self.outbox,
+            self.pools,
+            views,
+            self.resuming,
         )
 
     # -- Horizontal ----------------------------------------------------------------------------------
@@ -95,7 +104,7 @@ class Engine:
     async def put(self, ctx: Context, service_id: str, put: DocumentPut) -> MemberState:
         state = await self._audited("put", ctx, service_id, self.participant.put(ctx, service_id, put))
         if put.document.member(self.here.name) is not None:
-            self.here.later(self._confirm_soon(service_id, put.document.master))
+            self.here.later(self._confirm_soon(ctx, service_id))
         return state
 
     async def bury(self, ctx: Context, service_id: str, tombstone: Tombstone) -> Acknowledgement:
@@ -103,10 +112,10 @@ class Engine:
         return await self._audited("bury", ctx, service_id, work)
 
     async def abort(self, ctx: Context, service_id: str, rid: str) -> None:
-        await self.reservations.release(rid, sender=ctx.sender)
+        await self.reservations.abort(service_id, rid, ctx.sender or self.here.name)
 
     async def snapshot(self, ctx: Context, service_id: str) -> Snapshot:
-        return await self.participant.snapshot(ctx, service_id)
+        return await self.participant.states.snapshot(ctx, service_id)
 
     async def give(self, ctx: Context, service_id: str, request: BlockRequest) -> BlockGrant:
         return await self._audited("give", ctx, service_id, self.pools.give(ctx, service_id, request))
@@ -115,8 +124,8 @@ class Engine:
         work = self.requests.handed_in(ctx, service_id, change)
         return await self._audited(change.operation, ctx, service_id, work)
 
-    async def sync(self, ctx: Context) -> SyncReport:
-        return await self.sync_.report(ctx)
+    async def sync(self, ctx: Context, mine: SyncReport | None = None) -> SyncReport:
+        return await self.sync_.answer(ctx, mine)
 
     async def _audited(self, what: str, ctx: Context, service_id: str, work: Awaitable[T]) -> T:
         """What a peer was refused is in the history, for operators only: the peer's word on whose
@@ -132,16 +141,21 @@ class Engine:
             await self.here.store.write(lambda tx: tx.add_event(event))
             raise
 
-    async def _confirm_soon(self, service_id: str, master: str) -> None:
-        """Learn the master's word that all are active ahead of the interval: one exchange, whatever
-        number of services waits for it."""
-        wait = self.here.limits.confirm_delay
+    async def _confirm_soon(self, put: Context, service_id: str) -> None:
+        """Learn the master's word that all are active ahead of the interval."""
+        here, wait = self.here, self.here.limits.confirm_delay
         for _ in range(5):
-            await self.here.clock.sleep(wait)
-            row = await self.here.store.read(lambda tx: tx.service(service_id))
-            if row is None or row.document.tombstone or row.confirmed == row.document.pair:
-                return
-            await self.sync_.with_peer(master)
+            await here.clock.sleep(wait)
+            ctx = Context(
+                request_id=f"req-{here.clock.uuid()}",
+                initiator=put.initiator,
+                deadline=here.clock.now() + here.limits.request_timeout,
+            )
+            try:
+                if await self.participant.ask_whether_confirmed(ctx, service_id):
+                    return
+            except Unavailable:
+                return  # heard at the interval
             wait *= 2
 
     # -- background ------------------------------------------------------------------------------------
@@ -162,8 +176,8 @@ class Engine:
             (limits.reconcile_interval, self._tidy),
             (limits.audit_interval, self.audit.round),
             (limits.audit_interval, self.reconciler.sweep_networks),
-            (limits.sync_interval, self.sync_.round),
-            (limits.sync_interval, self.sync_.defer_refused),
+            (limits.sync_interval / 4, self.sync_.round),
+            (limits.sync_interval, self.refusals.settle),
             (limits.sync_interval, self.sync_.complete_deferred),
         ]
         try:
@@ -223,8 +237,8 @@ class Engine:
         """What is over is forgotten, what nobody owns any more is the master's again."""
         await self.here.store.write(self._prune)
         await self._settle()
-        for row in await self.here.store.read(self._with_pools):
-            await self._reclaim_one(row.document.service_id)
+        for service_id in await self.here.store.read(lambda tx: tx.services_to_reclaim()):
+            await self._reclaim_one(service_id)
         await self._figures()
 
     async def _reclaim_one(self, service_id: str) -> None:
@@ -233,36 +247,21 @@ class Engine:
     async def _figures(self) -> None:
         """How much there is of everything, for the metrics."""
 
-        def look(tx: Tx) -> tuple[Counter[tuple[str, str]], Counter[tuple[str, str]], list[float]]:
-            services: Counter[tuple[str, str]] = Counter()
-            blocks: Counter[tuple[str, str]] = Counter()
-            for row in tx.live_services():
-                services[row.document.type, row.status.value] += 1
-                for held in tx.blocks(row.document.service_id):
-                    own = held.block.owner == self.here.name
-                    state = ("pooled" if held.pooled else "spare") if own else "remote"
-                    blocks[held.block.owner, state] += 1
-            return services, blocks, [o.created_at for o in tx.outbox()]
-
-        services, blocks, posted = await self.here.store.read(look)
-        self.here.meter.set_services(services)
+        found = await self.here.store.read(lambda tx: tx.figures())
+        blocks: Counter[tuple[str, str]] = Counter()
+        for (owner, pooled), number in found.blocks.items():
+            own = owner == self.here.name
+            blocks[owner, ("pooled" if pooled else "spare") if own else "remote"] += number
+        self.here.meter.set_services(found.services)
         self.here.meter.set_blocks(blocks)
-        oldest = self.here.clock.now() - min(posted) if posted else 0.0
-        self.here.meter.set_outbox(len(posted), oldest)
+        oldest = 0.0 if found.oldest is None else self.here.clock.now() - found.oldest
+        self.here.meter.set_outbox(found.outbox, oldest)
 
     def _with_pools(self, tx: Tx) -> list[ServiceRow]:
-        return [
-            row
-            for row in tx.live_services()
-            if not row.document.tombstone
-            and row.left is None
-            and row.document.type in self.here.types
-            and self.here.types[row.document.type].uses_blocks
-        ]
+        return tx.services_of_types(name for name, kind in self.here.types.items() if kind.uses_blocks)
 
     async def _settle(self) -> None:
-        rows = await self.here.store.read(lambda tx: tx.live_services())
-        for service_id in [r.document.service_id for r in rows if r.document.tombstone]:
+        for service_id in await self.here.store.read(lambda tx: tx.services_buried()):
             await self._settle_one(service_id)
 
     async def _settle_one(self, service_id: str) -> None:

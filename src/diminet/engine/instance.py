@@ -20,8 +20,10 @@ log = structlog.get_logger()
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Seconds unless said. undo_share: part of a request's time kept for undoing it. outbox_batch:
-    messages to one peer at one go. refusals: of one document by one member before it is put off. audit_ports:
-    of one service and site, told to the others."""
+    messages to one peer at one go. refusals: of one document by one member before it is put off.
+    overlaps_batch: services looked at for overlaps in one round. sync_entries: services of which an asker
+    tells its own part with its question; with more, the other site asks by itself. audit_ports: of one
+    service and site, told to the others."""
 
     request_timeout: float = 10.0
     undo_share: float = 0.25
@@ -35,6 +37,7 @@ class Limits:
     refusals: int = 3
     backoff_first: float = 0.5
     backoff_most: float = 10.0
+    refusal_backoff_most: float = 300.0
     confirm_delay: float = 0.3
     settle_interval: float = 0.0
     revoked_ttl: float = 86400.0
@@ -51,6 +54,8 @@ class Limits:
     parallel_repairs: int = 4
     audit_interval: float = 10.0
     audit_ports: int = 4096
+    overlaps_batch: int = 200
+    sync_entries: int = 2000
 
 
 class Meter(Protocol):

@@ -98,15 +98,15 @@ class Outbox:
         except ServiceNotFound:
             await self.here.store.write(lambda tx: self._unknown_there(tx, row))
         except DiminetError as error:
-            refused = error.message if isinstance(error, Conflict | NotAuthorised | InvalidRequest) else ""
-            await self.here.store.write(lambda tx: self._later(tx, row, refused))
+            refusal = error if isinstance(error, Conflict | NotAuthorised | InvalidRequest) else None
+            await self.here.store.write(lambda tx: self._later(tx, row, refusal))
             return error
         return None
 
-    def _later(self, tx: Tx, row: OutboxRow, refused: str = "") -> None:
-        if tx.intent(row.service_id) is None:  # what is being changed is refused by ourselves
-            refusals = row.refusals + 1 if refused else row.refusals
-            row = row.model_copy(update={"refusals": refusals, "refused": refused or row.refused})
+    def _later(self, tx: Tx, row: OutboxRow, refusal: DiminetError | None = None) -> None:
+        if refusal and tx.intent(row.service_id) is None:  # what is being changed is refused by ourselves
+            told = {"refused": refusal.message, "code": refusal.code, "networks": refusal.networks}
+            row = row.model_copy(update={"refusals": row.refusals + 1, **told})
         limits = self.here.limits
         wait = back_off(row.attempts, limits.backoff_first, limits.backoff_most, self.here.clock.random())
         tx.post(
@@ -122,20 +122,19 @@ class Outbox:
     async def _send(self, ctx: Context, row: OutboxRow) -> None:
         here, peer = self.here, self.here.peers.at(row.peer)
         if row.kind == "abort":
-            await peer.abort(ctx, row.service_id, row.rid)
+            if here.clock.now() < row.created_at + 2 * here.limits.reservation_lifetime:
+                await peer.abort(ctx, row.service_id, row.rid)  # else it has run out by itself
             await here.store.write(lambda tx: tx.unpost(row))
         elif row.kind == "delete":
             await peer.hand_in(ctx, row.service_id, Change(operation="delete"))
             await here.store.write(lambda tx: tx.unpost(row))
         elif row.kind == "tombstone":
             held = await here.store.read(lambda tx: tx.service(row.service_id))
-            if held is None and here.clock.now() > row.created_at + 2 * here.limits.reservation_lifetime:
-                # Of a create that came to nothing: what was promised for it has run out by itself.
-                await here.store.write(lambda tx: tx.unpost(row))
-                return
             stone = Tombstone(service_id=row.service_id, document=held.document if held else None)
             answer = await peer.bury(ctx, row.service_id, stone)
-            await here.store.write(lambda tx: self._buried(tx, ctx, row, answer))
+            listed = {site.name for site in await here.directory.sites()}
+            also = [site for site in answer.also if site in listed and site != here.name]
+            await here.store.write(lambda tx: self._buried(tx, ctx, row, answer, also))
         else:
             put = await here.store.read(lambda tx: self._for(tx, row))
             if put is None:
@@ -143,7 +142,7 @@ class Outbox:
                 return
             state = await peer.put(ctx, row.service_id, put)
             state = state.model_copy(update={"site": row.peer})  # it speaks for itself only
-            await here.store.write(lambda tx: self.note(tx, row.service_id, state, row))
+            await here.store.write(lambda tx: self.note(tx, row.service_id, state))
             await here.tell_news()
 
     def _for(self, tx: Tx, row: OutboxRow) -> DocumentPut | None:
@@ -161,7 +160,15 @@ class Outbox:
             return None
         return DocumentPut(document=row.document, blocks=tuple(h.block for h in tx.blocks(service_id)))
 
-    def _buried(self, tx: Tx, ctx: Context, row: OutboxRow, answer: Acknowledgement) -> None:
+    def _buried(
+        self, tx: Tx, ctx: Context, row: OutboxRow, answer: Acknowledgement, also: Sequence[str]
+    ) -> None:
+        """also: sites that only the receiver knew of; they are told, too, and waited for."""
+        if tx.service(row.service_id) is not None:
+            new = sorted(set(also) - {m.site for m in tx.members(row.service_id)})
+            for site in new:
+                tx.save_member(MemberRow(service_id=row.service_id, site=site))
+            self.post(tx, ctx, row.service_id, new, "tombstone")
         if not answer.clean:
             self._later(tx, row)
             return
@@ -194,8 +201,9 @@ class Outbox:
         if done:
             tx.release_identifier(service_id)
 
-    def note(self, tx: Tx, service_id: str, state: MemberState, posted: OutboxRow | None = None) -> None:
-        """Keep what a member has answered; a service that waited for nothing else becomes active."""
+    def note(self, tx: Tx, service_id: str, state: MemberState) -> None:
+        """Keep what a member has answered; a service that waited for nothing else becomes active. Who has
+        applied the document needs no letter of it, whoever has posted one."""
         row = tx.service(service_id)
         if row is None:
             return
@@ -216,8 +224,10 @@ class Outbox:
         self.participant.learn_blocks(tx, row.document, state.blocks, state.site)
         if done and not concerned:
             self.participant.reconciler.pools.reclaim(tx, service_id)
-        if posted is not None and done:
-            tx.unpost(posted)
+        letters = tx.outbox(service_id=service_id, peer=state.site) if done else ()
+        for letter in letters:
+            if letter.kind == "document":
+                tx.unpost(letter)
         self.conclude(tx, row)
 
     def conclude(self, tx: Tx, row: ServiceRow) -> None:

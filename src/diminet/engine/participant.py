@@ -10,6 +10,7 @@ from diminet.engine.instance import Instance
 from diminet.engine.ports import HeldBlock, MemberRow, ReservationRow, ServiceRow, Tx
 from diminet.engine.reconciler import Reconciler
 from diminet.engine.reservations import Reservations
+from diminet.engine.states import States
 from diminet.errors import (
     InvalidRequest,
     NotAuthorised,
@@ -25,14 +26,13 @@ from diminet.messages import (
     Context,
     DocumentPut,
     MemberState,
-    Snapshot,
     Tombstone,
 )
 from diminet.model import (
     Block,
     Connection,
     Document,
-    OperatingStatus,
+    Pair,
     ProvisioningStatus,
 )
 
@@ -44,6 +44,7 @@ class Participant:
         self.here = here
         self.reservations = reservations
         self.reconciler = reconciler
+        self.states = States(here, reconciler)
 
     # -- being told a document -----------------------------------------------------------------
 
@@ -59,13 +60,14 @@ class Participant:
         if verdict is Verdict.ASK_MASTER:
             put = await self._from_master(ctx, put.document)
             verdict = await self.here.store.write(lambda tx: self._take(tx, ctx, put, confirmed=True))
-        self._refuse(verdict, put.document)
+        if verdict is Verdict.BURIED:
+            raise ServiceNotFound(f"service {service_id} is deleted", sites=[self.here.name])
         if verdict is Verdict.NOT_CONCERNED:
             await self._no_longer_promised(put.document)
         if verdict is not Verdict.NOT_CONCERNED:
             await self.reconciler.realise(service_id)
             await self.here.tell_news()
-        return await self.state(service_id, put.document)
+        return await self.states.state(service_id, put.document)
 
     async def _no_longer_promised(self, document: Document) -> None:
         """The master goes on without us: an older document that is still on its way finds no promise,
@@ -97,16 +99,6 @@ class Participant:
                 f"site {document.master} is not number {document.epoch.site} in the directory"
             )
 
-    def _refuse(self, verdict: Verdict, document: Document) -> None:
-        if verdict is Verdict.BURIED:
-            raise ServiceNotFound(f"service {document.service_id} is deleted", sites=[self.here.name])
-        if verdict is Verdict.UNAUTHORISED:
-            raise ResourceBusy(
-                f"site {self.here.name} no longer keeps its networks for this service; try again",
-                sites=[self.here.name],
-                retry_after=1.0,
-            )
-
     def _take(self, tx: Tx, ctx: Context, put: DocumentPut, *, confirmed: bool) -> Verdict:
         here, document = self.here, put.document
         row = tx.service(document.service_id)
@@ -124,15 +116,25 @@ class Participant:
             )
         promises = self._live(tx, document)
         ids = {r.resource_id for r in document.resources_of(here.name)}
+        reserved = {p.network_id for p in promises}
+        authorised = {i for i in ids if tx.authorised(document.service_id, i, document.project_id)}
         verdict = judge(
             held,
             row.left if row else None,
             document,
             here.name,
-            reserved={p.network_id for p in promises},
-            authorised={i for i in ids if tx.authorised(document.service_id, i, document.project_id)},
+            reserved=reserved,
+            authorised=authorised,
             confirmed=confirmed,
         )
+        if verdict is Verdict.UNAUTHORISED:
+            known = {r.resource_id for r in held.resources_of(here.name)} if held else set()
+            raise ResourceBusy(
+                f"site {here.name} no longer keeps its networks for this service; try again",
+                sites=[here.name],
+                retry_after=1.0,
+                networks=sorted(ids - reserved - authorised - known),
+            )
         if verdict is Verdict.STORE:
             self.accept(tx, ctx, document, put.blocks)
         elif verdict is Verdict.LEAVE and row is not None and row.left is None:
@@ -279,6 +281,49 @@ class Participant:
         update = {"document": document, "applied": applied}
         tx.save_service(row.model_copy(update=update), expect=row.document.pair)
 
+    # -- the master's word that all are active -----------------------------------------------------
+
+    @staticmethod
+    def confirm(tx: Tx, service_id: str, pair: Pair) -> None:
+        """The master has said that every member is active at that pair."""
+        row = tx.service(service_id)
+        if row is None or row.document.tombstone or row.left is not None:
+            return
+        if row.document.pair == pair == row.applied and row.confirmed != pair:
+            update = {"confirmed": pair, "status": ProvisioningStatus.ACTIVE}
+            tx.save_service(row.model_copy(update=update), expect=pair)
+
+    async def ask_whether_confirmed(self, ctx: Context, service_id: str) -> bool:
+        """Of the master, about this service alone. True when there is nothing (more) to ask."""
+        here = self.here
+        row = await here.store.read(lambda tx: tx.service(service_id))
+        if row is None or row.document.tombstone or row.left is not None:
+            return True
+        document = row.document
+        if row.confirmed == document.pair or document.master == here.name:
+            return True
+        snapshot = await here.peers.at(document.master).snapshot(ctx, service_id)
+        state = snapshot.state
+        if snapshot.document is None or state is None or not snapshot.confirmed:
+            return False
+        pair = snapshot.document.pair
+        master = MemberRow(
+            service_id=service_id,
+            site=document.master,
+            pair=state.pair,
+            status=state.provisioning_status,
+            operating=state.operating_status.value,
+            seen_at=here.clock.now(),
+        )
+
+        def decide(tx: Tx) -> None:
+            self.confirm(tx, service_id, pair)
+            if tx.service(service_id) is not None:
+                tx.save_member(master)
+
+        await here.store.write(decide)
+        return pair == document.pair
+
     # -- deletion --------------------------------------------------------------------------------
 
     async def bury(self, ctx: Context, service_id: str, tombstone: Tombstone) -> Acknowledgement:
@@ -289,9 +334,20 @@ class Participant:
             await self.reservations.release(rid)
         await self.reconciler.realise(service_id)
         await self.here.tell_news()
-        row = await self.here.store.read(lambda tx: tx.service(service_id))
-        clean = row is None or row.applied == row.document.pair
-        return Acknowledgement(site=self.here.name, clean=clean, warnings=row.warnings if row else ())
+
+        def look(tx: Tx) -> tuple[ServiceRow | None, list[MemberRow]]:
+            return tx.service(service_id), tx.members(service_id)
+
+        row, known = await self.here.store.read(look)
+        if row is None:
+            return Acknowledgement(site=self.here.name, clean=True)
+        told = {m.site for m in row.document.members} | {self.here.name}
+        return Acknowledgement(
+            site=self.here.name,
+            clean=row.applied == row.document.pair,
+            warnings=row.warnings,
+            also=tuple(m.site for m in known if m.site not in told),
+        )
 
     def entomb(self, tx: Tx, ctx: Context, service_id: str, tombstone: Tombstone) -> None:
         row = tx.service(service_id)
@@ -318,66 +374,11 @@ class Participant:
             }
         )
         tx.save_service(buried, expect=row.document.pair)
+        known = {m.site for m in tx.members(service_id)} | {m.site for m in document.members}
+        for member in row.document.members:  # whom the sender may not know of: told in every answer
+            if member.site not in known:
+                tx.save_member(MemberRow(service_id=service_id, site=member.site))
         tx.add_event(self.here.event("deleted", ctx, service_id, document.project_id))
-
-    # -- answering -------------------------------------------------------------------------------
-
-    async def state(self, service_id: str, asked: Document) -> MemberState:
-        """How our part is; of a service that we do not know, that nothing is here."""
-
-        def look(tx: Tx) -> tuple[ServiceRow | None, list[HeldBlock]]:
-            return tx.service(service_id), tx.blocks(service_id)
-
-        row, held = await self.here.store.read(look)
-        if row is None:
-            return MemberState(
-                site=self.here.name,
-                pair=asked.pair,
-                applied=asked.pair,
-                provisioning_status=ProvisioningStatus.ACTIVE,
-                operating_status=OperatingStatus.OFFLINE,
-            )
-        return self.state_of(row, held)
-
-    def state_of(self, row: ServiceRow, held: Sequence[HeldBlock]) -> MemberState:
-        done = row.applied == row.document.pair
-        told = row.left is not None  # all that we know, so that nothing of ours is thought lost
-        given = [h.block for h in held if told or (h.block.giver == self.here.name and h.block.version > 1)]
-        return MemberState(
-            site=self.here.name,
-            pair=row.document.pair,
-            applied=row.applied,
-            provisioning_status=ProvisioningStatus.ACTIVE if done else row.status,
-            operating_status=self.reconciler.operating(row),
-            warnings=row.warnings,
-            fault=(row.fault or {}).get("message"),
-            blocks=tuple(given),
-        )
-
-    async def snapshot(self, ctx: Context, service_id: str) -> Snapshot:
-        """All that we have of a service, for a site that has a part in it; else as if unknown."""
-
-        def look(tx: Tx) -> tuple[ServiceRow | None, list[HeldBlock], list[MemberRow]]:
-            return tx.service(service_id), tx.blocks(service_id), tx.members(service_id)
-
-        row, held, asked = await self.here.store.read(look)
-        if row is None or not self._concerns(row, asked, ctx.sender):
-            return Snapshot(document=None, state=None)
-        return Snapshot(
-            document=row.document,
-            state=self.state_of(row, held),
-            blocks=tuple(h.block for h in held),
-            confirmed=row.confirmed == row.document.pair,
-            ports=self.reconciler.audit.mine.get(service_id, {}),
-        )
-
-    @staticmethod
-    def _concerns(row: ServiceRow, asked: Sequence[MemberRow], sender: str | None) -> bool:
-        return (
-            sender is None
-            or row.document.member(sender) is not None
-            or any(member.site == sender and not member.clean for member in asked)
-        )
 
 
 def _same_service(held: Document, incoming: Document) -> bool:

@@ -99,11 +99,14 @@ class Horizontal(Protocol):
     async def reserve(self, ctx: Context, request: ReserveRequest) -> Reservation: ...
     async def put(self, ctx: Context, service_id: str, put: DocumentPut) -> MemberState: ...
     async def bury(self, ctx: Context, service_id: str, tombstone: Tombstone) -> Acknowledgement: ...
-    async def abort(self, ctx: Context, service_id: str, rid: str) -> None: ...
+    async def abort(self, ctx: Context, service_id: str, rid: str) -> None:
+        """rid: or the word of a request's ticket, where the answer with the RID was lost."""
+
     async def snapshot(self, ctx: Context, service_id: str) -> Snapshot: ...
     async def give(self, ctx: Context, service_id: str, request: BlockRequest) -> BlockGrant: ...
     async def hand_in(self, ctx: Context, service_id: str, change: Change) -> ChangeAnswer: ...
-    async def sync(self, ctx: Context) -> SyncReport: ...
+    async def sync(self, ctx: Context, mine: SyncReport | None = None) -> SyncReport:
+        """mine: the asker's own part, so that one exchange serves both."""
 
 
 class Peers(Protocol):
@@ -133,9 +136,10 @@ class South(Protocol):
     async def make_network(self, service_id: str, project_id: str, name: str, key: str) -> str:
         """A network without subnets, marked as ours; the same (service_id, key) gives the same id."""
 
-    async def shape_subnet(self, network_id: str, shape: SubnetShape) -> None:
-        """The subnet with that CIDR exists (made if missing) with that gateway and those pools.
-        Pools are exclusive: the VIM gives out no address outside them from when this returns."""
+    async def shape_subnet(self, network_id: str, shape: SubnetShape, *, make: bool = True) -> None:
+        """The subnet with that CIDR exists with that gateway and those pools. One that is missing is
+        made, or (make False: to put back what was) left missing: its owner has deleted it. Pools are
+        exclusive: the VIM gives out no address outside them from when this returns."""
 
     async def drop_network(self, network_id: str) -> bool:
         """Delete a network that we made; False if a tenant's port is on it: then it loses our mark
@@ -178,13 +182,21 @@ class PoolKeeper(Protocol):
 # -- rows of the store -----------------------------------------------------------------------------
 
 
+class Refusal(Model):
+    """Of a deferred site that answers and says no: what it said last, how often, when it is asked again."""
+
+    message: str
+    attempts: int
+    next_at: float
+
+
 class ServiceRow(Model):
     """A service at this site. document None: only intended or reserved so far is not a row; a row
     always has a document, a tombstone's included.
 
     applied: pair that this site has realised. confirmed: pair of which the master said that every
     member is active. left: join number with which this site left, durably. settled: a tombstone whose
-    local clean-up is done.
+    local clean-up is done. refusals: at the master, of deferred sites; until the document changes.
     """
 
     document: Document
@@ -194,6 +206,7 @@ class ServiceRow(Model):
     left: int | None = None
     settled: bool = False
     fault: dict[str, Any] | None = None
+    refusals: dict[str, Refusal] = {}
     warnings: tuple[str, ...] = ()
     created_at: float
     updated_at: float
@@ -260,8 +273,9 @@ class HeldBlock(Model):
 class OutboxRow(Model):
     """Something that must still reach a site. One row per (peer, service_id, kind, rid).
 
-    kind: `document` (the current one), `tombstone`, `abort` (of `rid`), `delete` (a user's wish, to
-    the master). refusals: how often the peer has said no; refused: what it said last.
+    kind: `document` (the current one), `tombstone`, `abort` (of `rid`, a ticket's word), `delete` (a wish, to
+    the master). refusals: how often the peer has said no; refused, code: what it said last; networks:
+    of its own, that cannot be in the service.
     """
 
     peer: str
@@ -272,6 +286,8 @@ class OutboxRow(Model):
     attempts: int = 0
     refusals: int = 0
     refused: str = ""
+    code: str = ""
+    networks: tuple[str, ...] = ()
     next_at: float
     request_id: str
     initiator: Initiator
@@ -290,6 +306,16 @@ class Meta(Model):
     database_id: str
     incarnation: str
     writes: int
+
+
+class Figures(Model):
+    """How much there is. services: by type and status. blocks: by owner and whether pooled. outbox: its
+    rows; oldest: created_at of the oldest."""
+
+    services: dict[tuple[str, str], int]
+    blocks: dict[tuple[str, bool], int]
+    outbox: int
+    oldest: float | None
 
 
 class ServiceFilter(Model):
@@ -324,13 +350,43 @@ class Tx(Protocol):
     def services(self, where: ServiceFilter) -> list[ServiceRow]: ...
 
     def live_services(self) -> list[ServiceRow]:
-        """All that are not settled tombstones; for the reconciler, paged by nothing but its own need."""
+        """All of which something is here, or should (not) be: for tests and operators, never for work
+        that repeats; that asks for what it concerns, below."""
+
+    def services_at_work(self) -> set[str]:
+        """Ids of the same."""
+
+    def services_to_realise(self) -> list[str]:
+        """Ids of those whose pair is not applied here."""
+
+    def services_realised(self, site: str) -> set[str]:
+        """Ids of those that stand, are applied here and have a network of that site."""
+
+    def services_waiting(self) -> list[ServiceRow]:
+        """Those that stand and have a deferred member."""
+
+    def services_buried(self) -> list[str]:
+        """Ids of tombstones that are not settled."""
+
+    def services_of_types(self, types: Iterable[str]) -> list[ServiceRow]:
+        """Those of these types that stand."""
+
+    def services_page(self, after: str, limit: int) -> list[ServiceRow]:
+        """Any, also what is over, by id, behind that id."""
+
+    def services_to_reclaim(self) -> list[str]:
+        """Ids of those that stand and of which a site that is clean owns blocks."""
+
+    def figures(self) -> Figures: ...
 
     def services_of_network(self, site: str, network_id: str) -> list[ServiceRow]:
         """Live documents with that network of that site among their resources."""
 
     def services_shared_with(self, site: str) -> list[ServiceRow]:
         """Live or tombstone, of which that site is a member or was asked."""
+
+    def sharing_sites(self, project_id: str | None = None) -> set[str]:
+        """The members, this site included, of the services that stand here: of a project, or of all."""
 
     def count_services(self, project_id: str) -> int:
         """Those that stand, of which this site is a member."""
@@ -394,8 +450,15 @@ class Tx(Protocol):
 
     # outbox
     def outbox(
-        self, *, due: float | None = None, peer: str | None = None, service_id: str | None = None
-    ) -> list[OutboxRow]: ...
+        self,
+        *,
+        due: float | None = None,
+        peer: str | None = None,
+        service_id: str | None = None,
+        refusals: int | None = None,
+    ) -> list[OutboxRow]:
+        """refusals: that have met with at least so many."""
+
     def post(self, row: OutboxRow) -> None:
         """Insert; an equal (peer, service_id, kind, rid) keeps its created_at."""
 
@@ -414,7 +477,7 @@ class Tx(Protocol):
     def forget(self, project_id: str, key: str) -> None: ...
 
     def take_identifier(self, service_id: str, low: int, high: int) -> int | None:
-        """The lowest free k in low..high for that service; None when all are taken."""
+        """A free k in low..high for that service; None when all are taken."""
 
     def release_identifier(self, service_id: str) -> None: ...
 

@@ -5,7 +5,7 @@ asks the South for it again. A service that is buried or left is taken down: the
 then the networks and pools as they were, then our rows.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 import structlog
 
@@ -39,6 +39,7 @@ class Reconciler:
         self.health: Mapping[str, Health] = {}
         self.appeared: Mapping[str, tuple[str, ...]] = {}
         self.stranger = False  # the VIM says that it was last used with another database
+        self.looked_at = ""  # id of the last service that was looked at for overlaps
 
     async def realise(self, service_id: str) -> None:
         """Make this site's part of the service as its row says. Raises what the VIM said; the
@@ -156,13 +157,14 @@ class Reconciler:
         last: SiteRefused | None = None
         for _ in range(2):
             try:
-                await self.here.south.shape_subnet(network_id, shape)
+                await self.here.south.shape_subnet(network_id, shape, make=False)
                 return []
             except SiteRefused as refusal:
                 if shape.gateway_ip is None:
                     raise
                 last = refusal
-        await self.here.south.shape_subnet(network_id, shape.model_copy(update={"gateway_ip": None}))
+        without = shape.model_copy(update={"gateway_ip": None})
+        await self.here.south.shape_subnet(network_id, without, make=False)
         return [
             f"gateway {shape.gateway_ip} of network {network_id} of site {self.here.name} could not be put "
             f"back, set one yourself: {last.message if last else ''}"
@@ -215,18 +217,24 @@ class Reconciler:
         return (*seen, *self.appeared.get(service_id, ()), *self.audit.problems(service_id))
 
     async def look_for_overlaps(self) -> None:
-        """Subnets that have appeared since the document was written and stand against it."""
-        rows = await self.here.store.read(lambda tx: tx.live_services())
+        """Subnets that have appeared since the document was written and stand against it: the next
+        `overlaps_batch` services, in turn."""
+        after, most = self.looked_at, self.here.limits.overlaps_batch
+        rows = await self.here.store.read(lambda tx: tx.services_page(after, most))
+        ids = {row.document.service_id for row in rows}
+        last = max(ids, default="")
+        self.looked_at = last if len(rows) == most else ""
         found: dict[str, tuple[str, ...]] = {}
         for row in rows:
-            if row.document.tombstone or row.left is not None:
-                continue
-            problems = await self._appeared(row.document)
+            over = row.document.tombstone or row.left is not None
+            problems = () if over else await self._appeared(row.document)
             if problems:
                 found[row.document.service_id] = problems
         for service_id in found.keys() - self.appeared.keys():
             await self._tell_appeared(service_id, found[service_id])
-        self.appeared = found
+        # What lies between and was not found has no problem any more, or is no more.
+        kept = {i: p for i, p in self.appeared.items() if i <= after or (self.looked_at and i > last)}
+        self.appeared = {**kept, **found}
 
     async def _appeared(self, document: Document) -> tuple[str, ...]:
         here, networks = self.here, []
@@ -253,26 +261,21 @@ class Reconciler:
     async def look(self) -> None:
         """Read from the South how everything is."""
         found = await self.here.south.realised()
-        live = await self.here.store.read(lambda tx: tx.live_services())
+        made = await self.here.store.read(lambda tx: tx.services_realised(self.here.name))
         missing = {
-            row.document.service_id: Health(
-                service_id=row.document.service_id, problems=("its data plane is missing",)
-            )
-            for row in live
-            if row.applied is not None
-            and row.left is None
-            and not row.document.tombstone
-            and row.document.resources_of(self.here.name)
-            and row.document.service_id not in found
+            service_id: Health(service_id=service_id, problems=("its data plane is missing",))
+            for service_id in made - found.keys()
         }
         self.health = {**found, **missing}
 
     async def repair(self) -> list[DiminetError]:
         """One round over everything that is not as it should be; returns what was refused."""
         await self.look()
-        rows = await self.here.store.read(lambda tx: tx.live_services())
-        strangers = set(self.health) - {row.document.service_id for row in rows}
-        wrong = [row.document.service_id for row in rows if self._is_wrong(row)]
+        ours = await self.here.store.read(lambda tx: tx.services_at_work())
+        strangers = self.health.keys() - ours
+        unhealthy = {service_id for service_id, health in self.health.items() if health.problems}
+        wrong = [*await self.here.store.read(lambda tx: tx.services_to_realise())]
+        wrong += sorted(unhealthy & ours - set(wrong))
         refused: list[DiminetError] = []
         for service_id in wrong:
             try:
@@ -284,10 +287,6 @@ class Reconciler:
         if wrong or strangers:  # what an idle instance costs is mostly looking
             await self.look()
         return refused
-
-    def _is_wrong(self, row: ServiceRow) -> bool:
-        health = self.health.get(row.document.service_id)
-        return row.applied != row.document.pair or (health is not None and bool(health.problems))
 
     async def trusts_vim(self) -> bool:
         """May what this database does not know of be taken for left over? Not if the VIM was last used
@@ -320,7 +319,7 @@ class Reconciler:
 
         return await self.here.store.read(look)
 
-    async def _sweep(self, strangers: set[str]) -> list[DiminetError]:
+    async def _sweep(self, strangers: Set[str]) -> list[DiminetError]:
         """A data plane of ours without a live service: left over by a crash."""
         refused: list[DiminetError] = []
         for service_id in strangers:

@@ -1,26 +1,28 @@
 """What a user may ask of this instance: done here if we are the master, else handed to it."""
 
 from collections.abc import Coroutine, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from diminet.engine.changes import Changes
 from diminet.engine.coordinator import Coordinator
 from diminet.engine.instance import Instance
 from diminet.engine.outbox import Outbox
+from diminet.engine.participant import Participant
 from diminet.engine.pools import Pools
 from diminet.engine.ports import ServiceFilter, ServiceRow, Tx
+from diminet.engine.repeats import Repeats
 from diminet.engine.resuming import Resuming
 from diminet.engine.views import Views
 from diminet.errors import (
     DiminetError,
-    IdempotencyConflict,
     InvalidRequest,
     NotAuthorised,
     PoolExhausted,
     QuotaExceeded,
-    ResourceBusy,
     ServiceNotFound,
     SiteUnreachable,
+    Unavailable,
 )
 from diminet.messages import (
     Caller,
@@ -47,6 +49,7 @@ class Requests:
         self,
         here: Instance,
         coordinator: Coordinator,
+        participant: Participant,
         changes: Changes,
         outbox: Outbox,
         pools: Pools,
@@ -55,11 +58,13 @@ class Requests:
     ) -> None:
         self.here = here
         self.coordinator = coordinator
+        self.participant = participant
         self.changes = changes
         self.outbox = outbox
         self.pools = pools
         self.views = views
         self.resuming = resuming
+        self.repeats = Repeats(here)
 
     # -- create --------------------------------------------------------------------------------------
 
@@ -78,7 +83,7 @@ class Requests:
             may_write(caller)
             self._concerned(request)
             repeated = await self.here.store.read(
-                lambda tx: self._repeated(tx, caller.project_id, idempotency)
+                lambda tx: self.repeats.repeated(tx, caller.project_id, idempotency)
             )
             if repeated is None:
                 await self._make(caller, ctx, request, service_id, wait=wait, idempotency=idempotency)
@@ -102,13 +107,13 @@ class Requests:
         project = caller.project_id
 
         def admit(tx: Tx) -> None:
-            self._admit(tx, project, idempotency, service_id)
+            self.repeats.admit(tx, project, idempotency, service_id)
 
         work = self.coordinator.create(ctx, project, request, service_id, wait=wait, admit=admit)
         try:
             await self._in_time(ctx, service_id, work)
         except DiminetError:
-            await self._forget(project, idempotency, service_id)
+            await self.repeats.forget(project, idempotency, service_id)
             raise
 
     async def _in_time(self, ctx: Context, service_id: str, work: Coroutine[Any, Any, T]) -> T:
@@ -139,50 +144,6 @@ class Requests:
             )
         if len(sites) > self.here.limits.members_per_service:
             raise QuotaExceeded(f"a service has at most {self.here.limits.members_per_service} members")
-
-    def _admit(
-        self,
-        tx: Tx,
-        project_id: str,
-        idempotency: tuple[str, str] | None,
-        service_id: str,
-    ) -> None:
-        """In the transaction that begins a create, so that of equal requests at once only one begins."""
-        if self._repeated(tx, project_id, idempotency) is not None:
-            raise ResourceBusy("the first request with this key has just ended; repeat it", retry_after=1.0)
-        if idempotency is not None:
-            key, body_hash = idempotency
-            tx.remember(project_id, key, body_hash, service_id, self.here.clock.now())
-
-    def _repeated(self, tx: Tx, project_id: str, idempotency: tuple[str, str] | None) -> str | None:
-        """The id of the service that the same request has made already, if any."""
-        if idempotency is None:
-            return None
-        known = tx.idempotent(project_id, idempotency[0], self.here.clock.now())
-        return self._replay(tx, known, idempotency[1]) if known is not None else None
-
-    def _replay(self, tx: Tx, known: tuple[str, str], body_hash: str) -> str | None:
-        if known[0] != body_hash:
-            raise IdempotencyConflict(
-                "this Idempotency-Key was used with another body; use a new key for a new request"
-            )
-        if tx.intent(known[1]) is not None:
-            raise ResourceBusy("the first request with this key is still running", retry_after=1.0)
-        row = tx.service(known[1])
-        return known[1] if row is not None and row.status != ProvisioningStatus.REVOKED else None
-
-    async def _forget(self, project_id: str, idempotency: tuple[str, str] | None, service_id: str) -> None:
-        """A failed create is retried, not replayed; the key of another that is running stays."""
-        if idempotency is None:
-            return
-        key, now = idempotency[0], self.here.clock.now()
-
-        def decide(tx: Tx) -> None:
-            known = tx.idempotent(project_id, key, now)
-            if known is not None and known[1] == service_id:
-                tx.forget(project_id, key)
-
-        await self.here.store.write(decide)
 
     # -- read ----------------------------------------------------------------------------------------
 
@@ -227,10 +188,11 @@ class Requests:
             return
 
     async def sites(self, caller: Caller) -> Sequence[SiteView]:
+        """What a tenant learns of a site is what its own services there would tell it; admin: all."""
+        project = None if caller.admin else caller.project_id
+
         def look(tx: Tx) -> tuple[dict[str, float | None], set[str]]:
-            seen = {p.site: p.seen_at for p in tx.peers()}
-            shared = {s for s in seen if tx.services_shared_with(s)}
-            return seen, shared
+            return {p.site: p.seen_at for p in tx.peers()}, tx.sharing_sites(project)
 
         seen, shared = await self.here.store.read(look)
         limit = self.here.clock.now() - 2 * self.here.limits.sync_interval
@@ -244,24 +206,35 @@ class Requests:
                 east_west_url=site.east_west_url,
             )
             for site in await self.here.directory.sites()
-            if caller is not None
         ]
 
     # -- change --------------------------------------------------------------------------------------
 
     async def change(
-        self, caller: Caller, ctx: Context, service_id: str, change: Change
+        self,
+        caller: Caller,
+        ctx: Context,
+        service_id: str,
+        change: Change,
+        *,
+        idempotency: tuple[str, str] | None = None,
     ) -> tuple[ServiceView | None, tuple[str, ...]]:
         """The service after the change (None: gone), and the sites that are waited for."""
         may_write(caller)
         try:
-            answer = await self._change(caller, ctx, service_id, change)
+            async with self.repeats.once(caller, idempotency, service_id) as first:
+                if first:
+                    answer = await self._change(caller, ctx, service_id, change)
+                else:
+                    return await self.show(caller, service_id), ()
         except DiminetError as error:
             await self._audit(ctx, service_id, change.operation, error)
             raise
         await self.here.tell_news()
         if answer.document is None:
             return None, ()
+        if answer.document.member(self.here.name) is None:
+            return await self.views.of_left(answer.document, confirmed=answer.confirmed), answer.waiting
         row = await self.here.store.read(lambda tx: tx.service(service_id))
         if row is None or row.left is not None:
             return None, answer.waiting
@@ -278,18 +251,26 @@ class Requests:
         row = await self.here.store.read(lambda tx: tx.service(service_id))
         if (row is None or row.left is not None) and change.operation == "join" and change.via:
             self._own_join(change)
-            return await self.here.peers.at(change.via).hand_in(ctx, service_id, change)
+            answer = await self.here.peers.at(change.via).hand_in(ctx, service_id, change)
+            with suppress(Unavailable):  # heard at the interval then
+                await self.participant.ask_whether_confirmed(ctx, service_id)
+            return answer
         row = await self._theirs(caller, service_id)
         initiator = ctx.initiator.model_copy(update={"project_id": row.document.project_id})
         ctx = ctx.model_copy(update={"initiator": initiator})
         if row.document.epoch.site == self.here.number:
             return await self._in_time(ctx, service_id, self.changes.apply(ctx, service_id, change))
         try:
-            return await self.here.peers.at(row.document.master).hand_in(ctx, service_id, change)
+            answer = await self.here.peers.at(row.document.master).hand_in(ctx, service_id, change)
         except SiteUnreachable:
             if change.operation != "delete":
                 raise
             return await self._queue_delete(ctx, row)
+        document = answer.document
+        if document is not None and answer.confirmed:
+            pair = document.pair
+            await self.here.store.write(lambda tx: self.participant.confirm(tx, service_id, pair))
+        return answer
 
     def _own_join(self, change: Change) -> None:
         if change.entry is None or change.entry.site != self.here.name:
@@ -318,7 +299,7 @@ class Requests:
         if row is None or row.left is not None or ctx.initiator.project_id != row.document.project_id:
             raise ServiceNotFound(f"there is no service {service_id} at site {self.here.name}")
         if row.document.epoch.site == self.here.number:
-            answer = await self.changes.apply(ctx, service_id, change)
+            answer = await self._in_time(ctx, service_id, self.changes.apply(ctx, service_id, change))
             await self.here.tell_news()
             return answer
         if change.via == self.here.name and change.operation == "join":
@@ -330,11 +311,27 @@ class Requests:
             raise ServiceNotFound(f"there is no service {service_id} at site {self.here.name}")
         raise NotAuthorised(f"site {self.here.name} is not the master of service {service_id}")
 
-    async def more_room(self, caller: Caller, ctx: Context, service_id: str) -> ServiceView:
+    async def more_room(
+        self,
+        caller: Caller,
+        ctx: Context,
+        service_id: str,
+        *,
+        idempotency: tuple[str, str] | None = None,
+    ) -> ServiceView:
         """Another block for every subnet of this site, now."""
         may_write(caller)
         row = await self._theirs(caller, service_id)
-        document = row.document
+        try:
+            async with self.repeats.once(caller, idempotency, service_id) as first:
+                if first:
+                    await self._grow(row.document)
+        except DiminetError as error:
+            await self._audit(ctx, service_id, "more-room", error)
+            raise
+        return await self.views.of(row)
+
+    async def _grow(self, document: Document) -> None:
         if not self.here.type_of(document.type).uses_blocks:
             raise InvalidRequest("only services that stretch a network (l2) have address pools")
         grown = [
@@ -343,13 +340,10 @@ class Requests:
             for subnet in resource.subnets
         ]
         if not any(grown):
-            error = PoolExhausted(
+            raise PoolExhausted(
                 "no member has addresses to spare now; free some, or make the network larger",
                 sites=[m.site for m in document.members],
             )
-            await self._audit(ctx, service_id, "more-room", error)
-            raise error
-        return await self.views.of(row)
 
     # -- audit ---------------------------------------------------------------------------------------
 

@@ -234,10 +234,16 @@ class Reservations:
 
         await self.here.store.write(decide)
 
-    async def release(self, rid: str, *, sender: str | None = None) -> None:
+    async def abort(self, service_id: str, word: str, asker: str) -> None:
+        """Give up what was promised to that site: under that RID, or for the request of that ticket."""
+        rows = await self.here.store.read(lambda tx: tx.reservations_of_service(service_id))
+        for rid in {r.rid for r in rows if r.sender == asker and word in (r.rid, r.ticket.word())}:
+            await self.release(rid)
+
+    async def release(self, rid: str) -> None:
         """Undo and forget a promise; nothing to do if it is gone or was taken up by a document."""
         rows = await self.here.store.read(lambda tx: tx.reservation(rid))
-        if not rows or (sender is not None and rows[0].sender != sender):
+        if not rows:
             return
         async with self.here.locks[f"promise {rows[0].service_id}"]:
             await self._take_back(rid)
@@ -268,7 +274,7 @@ class Reservations:
                 if row.made:
                     await here.south.drop_network(network_id)
                 for shape in row.original:
-                    await here.south.shape_subnet(network_id, shape)
+                    await here.south.shape_subnet(network_id, shape, make=False)
         except NetworkNotFound:
             return  # the tenant has deleted it meanwhile: nothing to put back
 

@@ -8,18 +8,29 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from diminet.engine.instance import Instance
+from diminet.engine.outbox import Outbox
 from diminet.engine.reservations import Reservations
-from diminet.errors import DiminetError, ResourceBusy, SiteUnreachable
+from diminet.errors import (
+    DiminetError,
+    ResourceBusy,
+    RevisionConflict,
+    ServiceNotFound,
+    SiteUnreachable,
+    TooManyRequests,
+    Unavailable,
+)
 from diminet.logic.lifecycle import after_busy
 from diminet.messages import Context, Reservation, ReserveRequest
+from diminet.model import Ticket
 
 Answer = Reservation | DiminetError
 
 
 class Reserving:
-    def __init__(self, here: Instance, reservations: Reservations) -> None:
+    def __init__(self, here: Instance, reservations: Reservations, outbox: Outbox) -> None:
         self.here = here
         self.reservations = reservations
+        self.outbox = outbox
 
     async def all(
         self, ctx: Context, requests: Mapping[str, ReserveRequest], *, defer: bool
@@ -46,10 +57,13 @@ class Reserving:
             if not errors:
                 return got, away
             final = [e for e in errors.values() if not isinstance(e, ResourceBusy) or not e.ticket]
+            request = next(iter(requests.values()))
+            ticket = request.ticket
             if final or self.here.clock.now() + self.here.limits.busy_pause >= deadline:
-                await self.release(ctx, got)
+                silent = [*away, *(s for s, e in errors.items() if isinstance(e, SiteUnreachable))]
+                untold = [*silent, *await self.release(ctx, got)]
+                await self.tell_later(ctx, request.service_id, ticket, untold)
                 raise worst(final or list(errors.values()))
-            ticket = next(iter(requests.values())).ticket
             holders = [e.ticket for e in errors.values() if e.ticket]
             if after_busy(ticket, [type(ticket)(*h) for h in holders]) == "release":
                 await self.release(ctx, got)
@@ -66,22 +80,38 @@ class Reserving:
                 error.sites = (site,)
             return error
 
-    async def release(self, ctx: Context, got: Mapping[str, Reservation]) -> None:
-        """Take the promises back; a site that cannot be told lets them expire."""
+    async def tell_later(self, ctx: Context, service_id: str, ticket: Ticket, sites: Sequence[str]) -> None:
+        """Sites that may have promised something for an operation that has come to nothing."""
+        word = ticket.word()
+        await self.here.store.write(
+            lambda tx: self.outbox.post(tx, ctx, service_id, sites, "abort", rid=word)
+        )
+
+    async def release(self, ctx: Context, got: Mapping[str, Reservation]) -> tuple[str, ...]:
+        """Take the promises back; the sites that could not be told, which let them expire."""
         limits = self.here.limits
         undo = self.here.clock.now() + limits.request_timeout * limits.undo_share
         ctx = ctx.model_copy(update={"deadline": undo})
 
-        async def one(site: str, promise: Reservation) -> None:
+        async def told(site: str, promise: Reservation) -> bool:
             try:
                 if site == self.here.name:
                     await self.reservations.release(promise.rid)
                 else:
                     await self.here.peers.at(site).abort(ctx, promise.service_id, promise.rid)
             except DiminetError:
-                return
+                return False
+            return True
 
-        await asyncio.gather(*(one(site, promise) for site, promise in got.items()))
+        answers = await asyncio.gather(*(told(site, promise) for site, promise in got.items()))
+        return tuple(site for site, done in zip(got, answers, strict=True) if not done)
+
+
+def for_good(error: DiminetError) -> bool:
+    """Whether asking again in a moment would be told the same."""
+    passing = (Unavailable, TooManyRequests, RevisionConflict, ServiceNotFound)
+    busy = isinstance(error, ResourceBusy) and (error.ticket or error.retry_after)
+    return not (busy or isinstance(error, passing))
 
 
 def worst(errors: Sequence[DiminetError]) -> DiminetError:

@@ -45,11 +45,11 @@ class Resuming:
         if intent is None or intent.request_id != ctx.request_id:
             return  # it never began, or is another's
         if row is None:
-            await self.coordinator.give_up(ctx, intent, error, intent.sites)
+            await self.coordinator.undoing.give_up(ctx, intent, error, intent.sites)
         elif intent.before is not None and row.document.pair == intent.before.pair:
-            await self.coordinator.drop_intent(ctx, intent, error)
+            await self.coordinator.undoing.drop_intent(ctx, intent, error, intent.sites)
         elif not row.document.tombstone:
-            await self.coordinator.take_back(ctx, intent, row.document, error)
+            await self.coordinator.undoing.take_back(ctx, intent, row.document, error)
 
     # -- after a crash -----------------------------------------------------------------------------
 
@@ -87,10 +87,11 @@ class Resuming:
                 "the instance stopped before the service was made; ask again",
                 sites=[s for s in intent.sites if s != self.here.name],
             )
-            await self.coordinator.give_up(ctx, intent, gone)
+            await self.coordinator.undoing.give_up(ctx, intent, gone, intent.sites)
         elif intent.before is not None and row.document.pair == intent.before.pair:
-            await self.here.store.write(lambda tx: tx.delete_intent(intent.service_id))
+            stopped = SiteUnreachable("the instance stopped before the change was made; ask again")
+            await self.coordinator.undoing.drop_intent(ctx, intent, stopped, intent.sites)
         elif row.document.tombstone:
-            await self.coordinator.bury(ctx, intent.service_id)
+            await self.coordinator.undoing.bury(ctx, intent.service_id)
         else:
-            await self.coordinator.spread_behind(ctx, intent)
+            await self.coordinator.spreading.spread_behind(ctx, intent)

@@ -1,9 +1,10 @@
 """Anti-entropy: one exchange per pair of sites and interval, whatever the number of services they share.
 
-What is behind here is fetched, from the master; what is behind there is posted, if we are the master.
+It carries both sides' parts and serves both. The site with the lower number asks; the other one asks only
+when it has not been asked for a good while: its way may be open where the first one's is not. What is
+behind here is fetched, from the master; what is behind there is posted, if we are the master.
 """
 
-import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -14,11 +15,14 @@ from diminet.engine.instance import Instance
 from diminet.engine.outbox import Outbox
 from diminet.engine.participant import Participant
 from diminet.engine.pools import Pools
-from diminet.engine.ports import HeldBlock, MemberRow, OutboxRow, PeerRow, ServiceRow, Tx
+from diminet.engine.ports import HeldBlock, MemberRow, PeerRow, ServiceRow, Tx
 from diminet.errors import DiminetError, ServiceNotFound, Unavailable
 from diminet.logic import blocks as block_logic
 from diminet.messages import Context, DocumentPut, SyncEntry, SyncReport, Tombstone
-from diminet.model import Document, Initiator, ProvisioningStatus
+from diminet.model import Document, Initiator, Site
+
+ASKER_WAITS = 0.75  # of sync_interval; looked at four times in it, so it is asked once in each
+OTHER_WAITS = 1.5
 
 log = structlog.get_logger()
 
@@ -33,13 +37,21 @@ class Sync:
         self.pools = pools
         self.changes = changes
         self.busy: set[str] = set()  # peers with which an exchange is under way in this process
+        self.met: dict[str, float] = {}  # peer -> when an exchange that serves both last began
 
     # -- answering -----------------------------------------------------------------------------------
 
-    async def report(self, ctx: Context) -> SyncReport:
-        """What we have of every service that the asking site has a part in."""
+    async def answer(self, ctx: Context, theirs: SyncReport | None) -> SyncReport:
+        """What we have; what the asker has told of itself is looked at behind the answer."""
         asker = ctx.sender or self.here.name
         await self.heard(asker, ctx.incarnation)
+        if theirs is not None:
+            self.met[asker] = self.here.clock.now()
+            self.here.later(self._take_in(asker, theirs))
+        return await self.report(asker)
+
+    async def report(self, asker: str) -> SyncReport:
+        """What we have of every service that the other site has a part in."""
 
         def look(tx: Tx) -> tuple[list[SyncEntry], str]:
             rows = [row for row in tx.services_shared_with(asker) if self._concerns(tx, row, asker)]
@@ -68,12 +80,13 @@ class Sync:
         for h in held:
             if h.block.owner == self.here.name and not h.pooled:
                 spare[h.block.cidr] += 1
-        state = self.participant.state_of(row, ())
+        state = self.participant.states.state_of(row, ())
         return SyncEntry(
             service_id=row.document.service_id,
             pair=row.document.pair,
             tombstone=row.document.tombstone,
             confirmed=row.confirmed == row.document.pair,
+            fault=row.fault,
             provisioning_status=state.provisioning_status,
             operating_status=state.operating_status,
             digest=block_logic.digest(h.block for h in held),
@@ -88,12 +101,18 @@ class Sync:
     # -- asking --------------------------------------------------------------------------------------
 
     async def round(self) -> None:
-        """Begin to ask every site that we share something with; one that is slow delays no other."""
-        rows = await self.here.store.read(lambda tx: tx.live_services())
-        shared = {m.site for r in rows if r.left is None for m in r.document.members if not m.deferred}
-        for site in shared - {self.here.name} - self.busy:
-            self.busy.add(site)
-            self.here.later(self._exchange(site))
+        """Begin to ask every site that we share something with and whose turn it is; one that is slow
+        delays no other."""
+        shared = await self.here.store.read(lambda tx: tx.sharing_sites())
+        for site in await self.here.directory.sites():
+            if site.name in shared - {self.here.name} - self.busy and self._is_due(site):
+                self.busy.add(site.name)
+                self.here.later(self._exchange(site.name))
+
+    def _is_due(self, site: Site) -> bool:
+        first = self.here.number < site.number
+        wait = self.here.limits.sync_interval * (ASKER_WAITS if first else OTHER_WAITS)
+        return self.here.clock.now() >= self.met.get(site.name, 0.0) + wait
 
     async def _exchange(self, site: str) -> None:
         try:
@@ -103,16 +122,21 @@ class Sync:
 
     async def with_peer(self, site: str) -> DiminetError | None:
         """One exchange; a peer that is away is asked again at the next interval."""
-        ctx = self._ctx("diminet")
+        self.met[site] = self.here.clock.now()
         try:
-            report = await self.here.peers.at(site).sync(ctx)
+            mine = await self.report(site)
+            told = mine if len(mine.services) <= self.here.limits.sync_entries else None
+            report = await self.here.peers.at(site).sync(self._ctx("diminet"), told)
             await self.heard(site, report.incarnation)
-            for entry in report.services:
-                await self._compare_one(site, entry)
-            await self._unknown_there(site, {e.service_id for e in report.services})
+            await self._take_in(site, report)
         except DiminetError as error:
             return error
         return None
+
+    async def _take_in(self, site: str, report: SyncReport) -> None:
+        for entry in report.services:
+            await self._compare_one(site, entry)
+        await self._unknown_there(site, {e.service_id for e in report.services})
 
     def _ctx(self, project_id: str) -> Context:
         clock = self.here.clock
@@ -217,10 +241,12 @@ class Sync:
             )
         )
         update: dict[str, object] = {"synced_at": self.here.clock.now()}
-        if site == row.document.master and entry.confirmed and row.applied == entry.pair:
-            update |= {"confirmed": entry.pair, "status": ProvisioningStatus.ACTIVE}
+        if site == row.document.master:
+            update["fault"] = entry.fault
         row = row.model_copy(update=update)
         tx.save_service(row, expect=row.document.pair)
+        if site == row.document.master and entry.confirmed:
+            self.participant.confirm(tx, entry.service_id, entry.pair)
         self.outbox.conclude(tx, row)
 
     async def _unknown_there(self, site: str, known: set[str]) -> None:
@@ -246,55 +272,28 @@ class Sync:
     # -- deferred sites --------------------------------------------------------------------------------
 
     async def complete_deferred(self) -> None:
-        """Services of which a site was away at creation: take it in once it answers."""
-        rows = await self.here.store.read(self._incomplete)
-        away = {m.site for row in rows for m in row.document.members if m.deferred}
-        back = await self._back(sorted(away))
-        for document in (row.document for row in rows):
-            if not back & {m.site for m in document.members if m.deferred}:
-                continue
-            try:
-                await self.changes.complete_deferred(self._for(document), document)
-            except DiminetError:
-                continue  # told by an event; asked again at the next interval
-
-    def _incomplete(self, tx: Tx) -> list[ServiceRow]:
-        return [
+        """Services of which a site was away at creation: take it in once it answers; one that refuses
+        is asked ever more seldom."""
+        now = self.here.clock.now()
+        rows = [
             row
-            for row in tx.live_services()
-            if not row.document.tombstone
-            and row.document.epoch.site == self.here.number
-            and any(m.deferred for m in row.document.members)
+            for row in await self.here.store.read(lambda tx: tx.services_waiting())
+            if row.document.epoch.site == self.here.number
         ]
+        due = {row.document.service_id: self._due(row, now) for row in rows}
+        back = await self.changes.back({site for sites in due.values() for site in sites})
+        for row in rows:
+            sites = due[row.document.service_id] & back
+            try:
+                if sites:
+                    await self.changes.complete(self._for(row.document), row, sites)
+            except DiminetError:
+                continue  # told by an event and the fault; asked again later
+
+    @staticmethod
+    def _due(row: ServiceRow, now: float) -> set[str]:
+        later = {site for site, refusal in row.refusals.items() if refusal.next_at > now}
+        return {m.site for m in row.document.members if m.deferred} - later
 
     def _for(self, document: Document) -> Context:
         return self._ctx(document.project_id).model_copy(update={"initiator": document.initiator})
-
-    async def _back(self, sites: Sequence[str]) -> set[str]:
-        """Those of the sites that answer; each is asked once, side by side."""
-
-        async def answers(site: str) -> bool:
-            try:
-                await self.here.peers.at(site).hello(self._ctx("diminet"))
-            except DiminetError:
-                return False
-            return True
-
-        found = await asyncio.gather(*(answers(site) for site in sites))
-        return {site for site, there in zip(sites, found, strict=True) if there}
-
-    async def defer_refused(self) -> None:
-        """A member of a `defer` service that was away when its document went out and no longer keeps
-        its networks for it, refuses that document for good: it is put off and asked anew."""
-        most = self.here.limits.refusals
-
-        def look(tx: Tx) -> list[tuple[ServiceRow, OutboxRow]]:
-            refused = [o for o in tx.outbox() if o.kind == "document" and o.refusals >= most]
-            found = [(tx.service(o.service_id), o) for o in refused]
-            return [(row, o) for row, o in found if row is not None]
-
-        for row, posted in await self.here.store.read(look):
-            try:
-                await self.changes.put_off(self._for(row.document), row.document, posted)
-            except DiminetError:
-                continue  # being changed: at the next interval

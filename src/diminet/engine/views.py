@@ -11,6 +11,7 @@ from diminet.logic.lifecycle import operating
 from diminet.messages import PoolView, ResourceView, ServiceView
 from diminet.model import (
     Connection,
+    Document,
     Member,
     OperatingStatus,
     ProvisioningStatus,
@@ -41,7 +42,7 @@ class Views:
         document = row.document
         states = {m.site: self._operating(row, m, known.get(m.site)) for m in document.members}
         resources = [await self._resource(row, r, known, states, held) for r in document.resources]
-        resources += [v for m in document.members if m.deferred for v in self._missing(m)]
+        resources += [v for m in document.members if m.deferred for v in self._missing(row, m)]
         capabilities = await self.here.south.capabilities() if in_full else None
         warnings = [*row.warnings, *self.reconciler.problems(service_id)]
         warnings += self.reconciler.audit.warnings(service_id)
@@ -59,10 +60,24 @@ class Views:
             connections=tuple(c.model_dump(mode="json") for c in connections),
         )
 
+    async def of_left(self, document: Document, *, confirmed: bool) -> ServiceView:
+        """The service that this site has just left, as its master told of it then."""
+        status = ProvisioningStatus.ACTIVE if confirmed else ProvisioningStatus.PENDING_UPDATE
+        row = ServiceRow(
+            document=document,
+            status=status,
+            confirmed=document.pair if confirmed else None,
+            created_at=document.created_at,
+            updated_at=document.updated_at,
+            synced_at=self.here.clock.now(),
+            warnings=(f"site {self.here.name} has left this service; from now on ask one of the others",),
+        )
+        return await self.of(row, in_full=False)
+
     def _waiting(
         self, row: ServiceRow, members: Sequence[MemberRow], outbox: Sequence[OutboxRow]
     ) -> tuple[str, ...]:
-        sites = {o.peer for o in outbox}
+        sites = {o.peer for o in outbox if o.kind != "abort"}
         if row.document.tombstone:
             sites |= {m.site for m in members if not m.clean and m.site != self.here.name}
         sites |= {m.site for m in row.document.members if m.deferred}
@@ -77,14 +92,16 @@ class Views:
             return OperatingStatus.OFFLINE
         return OperatingStatus(known.operating)
 
-    def _missing(self, member: Member) -> list[ResourceView]:
+    def _missing(self, row: ServiceRow, member: Member) -> list[ResourceView]:
         """Entries of a deferred site: not made yet."""
+        refusal = row.refusals.get(member.site)
         return [
             ResourceView(
                 resource=Resource(site=e.site, resource_id=e.resource_id or ""),
                 provisioning_status=ProvisioningStatus.PENDING_CREATE,
                 operating_status=OperatingStatus.OFFLINE,
                 seen_at=None,
+                fault=refusal.message if refusal else None,
             )
             for e in member.wanted
         ]

@@ -230,6 +230,7 @@ def _busy(network_id: str, site: str, other: Document) -> ResourceBusy:
         f"network {network_id} of site {site} is in {other.type} service {other.service_id} already, and a "
         "network in an l2 service can be in no other: remove it there first",
         sites=[site],
+        networks=[network_id],
     )
 
 

@@ -96,7 +96,7 @@ class L3:
             self._require_routed(own.resource_id, site, sharing)
             found = overlap_within(p for d in (document, *sharing) for p in _parts(d.resources))
             if found:
-                raise found.refusal()
+                raise found.refusal(own.resource_id)
 
     def _require_routed(self, network_id: str, site: str, committed: Sequence[Document]) -> None:
         for other in committed:
@@ -105,6 +105,7 @@ class L3:
                     f"network {network_id} of site {site} is in {other.type} service {other.service_id}, and "
                     "cannot be in an l3 service at once: remove it there first",
                     sites=[site],
+                    networks=[network_id],
                 )
 
     def shapes(

@@ -32,11 +32,13 @@ class Overlap(NamedTuple):
     def cidr(self) -> str:
         return max(self.one.cidr, self.other.cidr, key=lambda cidr: network(cidr).prefixlen)
 
-    def refusal(self) -> CidrOverlap:
+    def refusal(self, *networks: str) -> CidrOverlap:
+        """networks: of the site that refuses, those that reach both."""
         return CidrOverlap(
             f"{self.one.told()} and {self.other.told()} overlap in {self.cidr}: networks that reach each "
             "other need distinct addresses, so leave one of them out or give it another CIDR",
             sites=sorted({self.one.site, self.other.site}),
+            networks=networks,
         )
 
 

@@ -18,8 +18,9 @@ from diminet.errors import (
 )
 from diminet.messages import Caller, Context
 from diminet.model import Initiator
-from diminet.north.limits import Buckets, client_key
+from diminet.north.limits import client_key
 from diminet.north.requests import Requests
+from diminet.rates import Buckets
 
 TOKEN_HEADER = "X-Auth-Token"  # noqa: S105 - a header's name
 READERS = frozenset({"admin", "member", "reader"})

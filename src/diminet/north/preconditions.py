@@ -92,8 +92,9 @@ def require_match(wanted: tuple[str, ...]) -> None:
         )
 
 
-def idempotency(request: Request, body: BaseModel) -> tuple[str, str] | None:
-    """(key, hash of what is asked). Two bodies that ask for the same thing have the same hash."""
+def idempotency(request: Request, body: BaseModel, of: str = "") -> tuple[str, str] | None:
+    """(key, hash of what is asked). Two bodies that ask for the same thing have the same hash.
+    of: what it is asked of, where the body does not say."""
     keys = request.headers.getlist("idempotency-key")
     if not keys:
         return None
@@ -103,7 +104,7 @@ def idempotency(request: Request, body: BaseModel) -> tuple[str, str] | None:
             "a new UUID for each new request is best"
         )
     canonical = json.dumps(body.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-    return keys[0], hashlib.sha256(canonical.encode()).hexdigest()
+    return keys[0], hashlib.sha256((of + canonical).encode()).hexdigest()
 
 
 def respond_async(request: Request) -> bool:

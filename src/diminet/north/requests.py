@@ -24,7 +24,13 @@ class Requests(Protocol):
         """The service, and whether every member is active. idempotency: (key, hash of the body)."""
 
     async def change(
-        self, caller: Caller, ctx: Context, service_id: str, change: Change
+        self,
+        caller: Caller,
+        ctx: Context,
+        service_id: str,
+        change: Change,
+        *,
+        idempotency: tuple[str, str] | None = None,
     ) -> tuple[ServiceView | None, tuple[str, ...]]:
         """The service after it (None: no longer here), and the sites that are waited for."""
 
@@ -32,7 +38,14 @@ class Requests(Protocol):
 
     async def list(self, caller: Caller, where: ServiceFilter) -> list[ServiceView]: ...
 
-    async def more_room(self, caller: Caller, ctx: Context, service_id: str) -> ServiceView: ...
+    async def more_room(
+        self,
+        caller: Caller,
+        ctx: Context,
+        service_id: str,
+        *,
+        idempotency: tuple[str, str] | None = None,
+    ) -> ServiceView: ...
 
     async def events(self, caller: Caller, service_id: str | None, after: int, limit: int) -> Sequence[Event]:
         """At most `limit`, oldest first, with `seq` above `after`."""

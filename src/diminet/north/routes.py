@@ -61,6 +61,7 @@ def _services(do: ServiceOperations) -> list[Row]:
     """Every operation that needs a token."""
     match = d.reads(d.IF_MATCH)
     history = d.reads(d.LAST_EVENT_ID, query=EventsQuery)
+    more = d.reads(d.IF_MATCH, d.IDEMPOTENCY_KEY, body=MoreRoomAsked)
     create = d.reads(d.PREFER, d.IDEMPOTENCY_KEY, body=CreateAsked)
     return [
         ("POST", COLLECTION, do.create, _CREATED, create),
@@ -68,10 +69,16 @@ def _services(do: ServiceOperations) -> list[Row]:
         ("GET", ONE, do.show, _SHOWN, match),
         ("PUT", ONE, do.modify, _MODIFIED, d.reads(d.IF_MATCH, body=ModifyAsked)),
         ("DELETE", ONE, do.delete, _DELETED, match),
-        ("POST", ONE + "/resources", do.join, _CHANGED, d.reads(d.IF_MATCH, body=JoinAsked)),
+        (
+            "POST",
+            ONE + "/resources",
+            do.join,
+            _CHANGED,
+            d.reads(d.IF_MATCH, d.IDEMPOTENCY_KEY, body=JoinAsked),
+        ),
         ("DELETE", ENTRY, do.leave_site, _LEFT, match),
         ("DELETE", NETWORK, do.leave, _LEFT, match),
-        ("POST", ONE + "/pools", do.more_room, _CHANGED, d.reads(d.IF_MATCH, body=MoreRoomAsked)),
+        ("POST", ONE + "/pools", do.more_room, _CHANGED, more),
         ("GET", ONE + "/events", do.service_events, _EVENTS, history),
         ("GET", "/events", do.all_events, _ALL_EVENTS, history),
         ("GET", "/sites", do.sites, _SITES, d.reads()),

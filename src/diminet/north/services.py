@@ -126,7 +126,8 @@ class ServiceOperations:
         asked = await self._body(request, JoinAsked)
         if_match = await self._match(caller, service_id, wanted)
         change = Change(operation="join", if_match=if_match, entry=asked.resource.entry(), via=asked.via)
-        return await self._change(request, caller, service_id, change)
+        key = preconditions.idempotency(request, asked, f"join {service_id} ")
+        return await self._change(request, caller, service_id, change, key)
 
     async def leave_site(self, request: Request) -> Response:
         """All networks of a site leave; 202 if that site cannot be reached."""
@@ -138,22 +139,23 @@ class ServiceOperations:
         query(request, NoQuery)
         service_id, wanted = _service_id(request), preconditions.if_match(request)
         entry = _entry(request)
-        before = await self._requests.show(caller, service_id)
-        if_match = preconditions.single_match(wanted, before.document.pair.etag())
+        if_match = await self._match(caller, service_id, wanted)
         change = Change(operation="leave", if_match=if_match, entry=entry)
-        return await self._change(request, caller, service_id, change, before=before)
+        return await self._change(request, caller, service_id, change)
 
     async def more_room(self, request: Request) -> Response:
         """Another block of addresses for this site, now."""
         caller = await self._access.writer(request)
         query(request, NoQuery)
         service_id, wanted = _service_id(request), preconditions.if_match(request)
-        await self._body(request, MoreRoomAsked)
+        asked = await self._body(request, MoreRoomAsked)
+        key = preconditions.idempotency(request, asked, f"pools {service_id} ")
         if wanted:
             view = await self._requests.show(caller, service_id)
             preconditions.check_match(wanted, view.document.pair.etag())
         ctx = self._access.hand_over(request, caller)
-        return self._service(await self._requests.more_room(caller, ctx, service_id), caller)
+        view = await self._requests.more_room(caller, ctx, service_id, idempotency=key)
+        return self._service(view, caller)
 
     # -- history and sites ---------------------------------------------------------------------------
 
@@ -208,14 +210,10 @@ class ServiceOperations:
         caller: Caller,
         service_id: str,
         change: Change,
-        *,
-        before: ServiceView | None = None,
+        key: tuple[str, str] | None = None,
     ) -> Response:
-        """before: of a leave, for the answer if it is this site that has left and forgotten."""
         ctx = self._access.hand_over(request, caller)
-        view, waiting = await self._requests.change(caller, ctx, service_id, change)
-        if view is None and before is not None and change.entry is not None:
-            view = views.without_site(before, change.entry.site, change.entry.resource_id)
+        view, waiting = await self._requests.change(caller, ctx, service_id, change, idempotency=key)
         if view is None:
             raise ServiceNotFound(f"service {service_id} was deleted meanwhile")
         view = view.model_copy(update={"waiting": tuple(sorted({*view.waiting, *waiting}))})

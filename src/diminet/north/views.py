@@ -66,23 +66,6 @@ def service(view: ServiceView, *, admin: bool, now: float) -> dict[str, Any]:
     return told
 
 
-def without_site(view: ServiceView, site: str, resource_id: str | None) -> ServiceView:
-    """The service as it was, less what has left: for the answer of a site that no longer knows it."""
-
-    def stays(resource: ResourceView) -> bool:
-        other = resource.resource.site != site
-        return other or (resource_id is not None and resource.resource.resource_id != resource_id)
-
-    left = f"this site has left the service; ask one of the others ({site} is out)"
-    return view.model_copy(
-        update={
-            "resources": tuple(r for r in view.resources if stays(r)),
-            "connections": (),
-            "warnings": (*view.warnings, left),
-        }
-    )
-
-
 def _text(text: str, admin: bool) -> str:
     return text if admin else without_internals(text)
 

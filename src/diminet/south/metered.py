@@ -45,8 +45,8 @@ class MeteredSouth:
     async def make_network(self, service_id: str, project_id: str, name: str, key: str) -> str:
         return await self._call("make_network", self._inner.make_network(service_id, project_id, name, key))
 
-    async def shape_subnet(self, network_id: str, shape: SubnetShape) -> None:
-        await self._call("shape_subnet", self._inner.shape_subnet(network_id, shape))
+    async def shape_subnet(self, network_id: str, shape: SubnetShape, *, make: bool = True) -> None:
+        await self._call("shape_subnet", self._inner.shape_subnet(network_id, shape, make=make))
 
     async def drop_network(self, network_id: str) -> bool:
         return await self._call("drop_network", self._inner.drop_network(network_id))

@@ -5,7 +5,7 @@ from enum import StrEnum
 
 import sqlalchemy as sa
 
-from diminet.engine.ports import MemberRow, ServiceRow
+from diminet.engine.ports import Figures, MemberRow, ServiceRow
 from diminet.model import Connection, Document, Pair, ProvisioningStatus
 from diminet.store.rows import Rows
 from diminet.store.tables import (
@@ -95,6 +95,62 @@ class Services(Rows):
         wanted = services.c.stage.in_(AT_WORK)
         return [parse(body) for body in self._bodies(sa.select(services.c.body).where(wanted))]
 
+    def services_at_work(self) -> set[str]:
+        return set(self._db.execute(sa.select(services.c.id).where(services.c.stage.in_(AT_WORK))).scalars())
+
+    def services_to_realise(self) -> list[str]:
+        return list(self._db.execute(sa.select(services.c.id).where(services.c.pending.is_(True))).scalars())
+
+    def services_realised(self, site: str) -> set[str]:
+        part = service_resources
+        found = (
+            sa.select(part.c.service_id)
+            .join(services, services.c.id == part.c.service_id)
+            .where(part.c.site == site, services.c.stage == Stage.LIVE, services.c.pending.is_not(True))
+        )
+        return set(self._db.execute(found).scalars())
+
+    def services_waiting(self) -> list[ServiceRow]:
+        wanted = sa.select(services.c.body).where(services.c.waiting.is_(True))
+        return [parse(body) for body in self._bodies(wanted)]
+
+    def services_buried(self) -> list[str]:
+        wanted = sa.select(services.c.id).where(services.c.stage == Stage.BURIED)
+        return list(self._db.execute(wanted).scalars())
+
+    def services_of_types(self, types: Iterable[str]) -> list[ServiceRow]:
+        wanted = (services.c.stage == Stage.LIVE, services.c.type.in_(list(types)))
+        return [parse(body) for body in self._bodies(sa.select(services.c.body).where(*wanted))]
+
+    def services_page(self, after: str, limit: int) -> list[ServiceRow]:
+        page = sa.select(services.c.body).where(services.c.id > after)
+        return [parse(body) for body in self._bodies(page.order_by(services.c.id).limit(limit))]
+
+    def services_to_reclaim(self) -> list[str]:
+        gone = member_states
+        owned = sa.exists().where(blocks.c.service_id == gone.c.service_id, blocks.c.owner == gone.c.site)
+        found = (
+            sa.select(gone.c.service_id)
+            .distinct()
+            .join(services, services.c.id == gone.c.service_id)
+            .where(gone.c.clean.is_(True), services.c.stage == Stage.LIVE, owned.correlate(gone))
+        )
+        return list(self._db.execute(found).scalars())
+
+    def figures(self) -> Figures:
+        kinds = (services.c.type, services.c.status)
+        live = services.c.stage.in_(AT_WORK)
+        counted = self._db.execute(sa.select(*kinds, sa.func.count()).where(live).group_by(*kinds))
+        owned = (blocks.c.owner, blocks.c.pooled)
+        held = self._db.execute(sa.select(*owned, sa.func.count()).group_by(*owned))
+        posted = self._db.execute(sa.select(sa.func.count(), sa.func.min(outbox.c.created_at))).one()
+        return Figures(
+            services={(kind, status): number for kind, status, number in counted},
+            blocks={(owner, bool(pooled)): number for owner, pooled, number in held},
+            outbox=posted[0],
+            oldest=posted[1],
+        )
+
     def services_of_network(self, site: str, network_id: str) -> list[ServiceRow]:
         found = self._bodies(
             sa.select(services.c.body)
@@ -116,6 +172,17 @@ class Services(Rows):
             .order_by(services.c.id)
         )
         return [parse(body) for body in found]
+
+    def sharing_sites(self, project_id: str | None = None) -> set[str]:
+        if project_id is None:
+            return set(self._db.execute(_SHARING_SITES).scalars())
+        found = (
+            sa.select(service_members.c.site)
+            .distinct()
+            .join(services, services.c.id == service_members.c.service_id)
+            .where(services.c.project_id == project_id, services.c.stage == Stage.LIVE)
+        )
+        return set(self._db.execute(found).scalars())
 
     def count_services(self, project_id: str) -> int:
         """Those that stand: neither deleted nor revoked."""
@@ -200,7 +267,7 @@ def _tag_keys(document: Document) -> set[tuple[str, ...]]:
 
 
 def _columns(row: ServiceRow) -> dict[str, object]:
-    document = row.document
+    document, stage = row.document, Stage.of(row)
     return {
         "epoch_n": document.epoch.n,
         "epoch_site": document.epoch.site,
@@ -209,10 +276,12 @@ def _columns(row: ServiceRow) -> dict[str, object]:
         "project_id": document.project_id,
         "name": document.name,
         "status": row.status.value,
-        "stage": Stage.of(row).value,
+        "stage": stage.value,
         "created_at": document.created_at,
         "updated_at": document.updated_at,
         "changed_at": row.updated_at,
+        "pending": stage in AT_WORK and row.applied != document.pair,
+        "waiting": stage is Stage.LIVE and any(member.deferred for member in document.members),
         "body": row.model_dump_json(),
     }
 
@@ -239,3 +308,21 @@ _REPLACE_SERVICE = (
     )
     .values({column: sa.bindparam(column.name) for column in services.c if column.name != "id"})
 )
+
+
+def _sharing_sites() -> "sa.Select[str]":
+    """From each site's first entry of the index to the next site's: as many steps as there are sites."""
+    column = service_members.c.site
+    site = sa.select(sa.func.min(column).label("site")).cte("sites", recursive=True)
+    following = sa.select(sa.func.min(column)).where(column > site.c.site).correlate(site).scalar_subquery()
+    sites = site.union_all(sa.select(following).where(site.c.site.is_not(None)))
+    one = (
+        sa.select(service_members.c.service_id)
+        .join(services, services.c.id == service_members.c.service_id)
+        .where(service_members.c.site == sites.c.site, services.c.stage == Stage.LIVE)
+        .correlate(sites)
+    )
+    return sa.select(sites.c.site).where(one.exists())
+
+
+_SHARING_SITES = _sharing_sites()

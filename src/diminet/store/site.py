@@ -9,11 +9,16 @@ from diminet.store.tables import identifiers, leases, meta, peers
 
 class SiteWide(Rows):
     def take_identifier(self, service_id: str, low: int, high: int) -> int | None:
-        """The same again for a service that has one."""
+        """The same again for a service that has one. Behind the highest while there is room, so that
+        the search for a gap among all of them is rare."""
         number = self._number_of(service_id)
         if number is not None:
             return number
-        number = self._lowest_free(low, high)
+        highest = self._db.execute(
+            sa.select(sa.func.max(identifiers.c.number)).where(identifiers.c.number <= high)
+        ).scalar()
+        following = max(low, (highest or 0) + 1)
+        number = following if following <= high else self._lowest_free(low, high)
         if number is not None:
             self._db.execute(identifiers.insert(), {"number": number, "service_id": service_id})
         return number

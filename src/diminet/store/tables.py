@@ -35,6 +35,10 @@ def _derived_from_service() -> "sa.Column[str]":
     return sa.Column("service_id", Id, reference, primary_key=True)
 
 
+def _flag(name: str) -> "sa.Column[bool]":
+    return sa.Column(name, sa.Boolean, nullable=False, server_default=sa.false())
+
+
 meta = sa.Table(
     "meta",
     metadata,
@@ -59,8 +63,12 @@ services = sa.Table(
     sa.Column("created_at", sa.Double, nullable=False),  # of the document: what users see and sort by
     sa.Column("updated_at", sa.Double, nullable=False),
     sa.Column("changed_at", sa.Double, nullable=False),  # of this row, by this site's clock
+    _flag("pending"),  # at work, and what is here is not as the row says
+    _flag("waiting"),  # live, and a member is deferred
     sa.Column("body", Body, nullable=False),
     sa.Index(None, "stage", "changed_at"),
+    sa.Index(None, "pending"),
+    sa.Index(None, "waiting"),
     sa.Index(None, "project_id", "stage", "status"),
     *(sa.Index(None, key, "id") for key in ("created_at", "updated_at", "name", "type", "status")),
     *(
@@ -102,6 +110,7 @@ member_states = sa.Table(
     sa.Column("clean", sa.Boolean, nullable=False),
     sa.Column("body", Body, nullable=False),
     sa.Index(None, "site", "service_id"),
+    sa.Index(None, "clean", "service_id"),
 )
 
 connections = sa.Table(
@@ -177,8 +186,9 @@ outbox = sa.Table(
     sa.Column("service_id", Id, primary_key=True),
     sa.Column("kind", sa.String(16), primary_key=True),
     sa.Column("rid", Id, primary_key=True),
-    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False, index=True),
     sa.Column("next_at", sa.Double, nullable=False, index=True),
+    sa.Column("refusals", sa.Integer, nullable=False, server_default="0", index=True),
     sa.Column("body", Body, nullable=False),
     sa.Index(None, "service_id"),
 )

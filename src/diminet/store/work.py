@@ -33,18 +33,25 @@ class Work(Rows):
     # -- outbox --
 
     def outbox(
-        self, *, due: float | None = None, peer: str | None = None, service_id: str | None = None
+        self,
+        *,
+        due: float | None = None,
+        peer: str | None = None,
+        service_id: str | None = None,
+        refusals: int | None = None,
     ) -> list[OutboxRow]:
         """The longest due first."""
-        rows = sa.select(outbox.c.body).order_by(outbox.c.next_at, outbox.c.created_at)
+        rows = sa.select(outbox.c.body)
+        if refusals is None:  # few of them; their index is to be entered, not that of the order
+            rows = rows.order_by(outbox.c.next_at, outbox.c.created_at)
         if due is not None:
             rows = rows.where(outbox.c.next_at <= due)
         if peer is not None:
             rows = rows.where(outbox.c.peer == peer)
         if service_id is not None:
             rows = rows.where(outbox.c.service_id == service_id)
-        if service_id is not None:
-            rows = rows.where(outbox.c.service_id == service_id)
+        if refusals is not None:
+            rows = rows.where(outbox.c.refusals >= refusals)
         return [OutboxRow.model_validate_json(body) for body in self._bodies(rows)]
 
     def post(self, row: OutboxRow) -> None:
@@ -54,7 +61,8 @@ class Work(Rows):
         if created_at is not None:
             row = row.model_copy(update={"created_at": created_at})
         body = row.model_dump_json()
-        self._put(outbox, key, {"created_at": row.created_at, "next_at": row.next_at, "body": body})
+        columns = {"created_at": row.created_at, "next_at": row.next_at, "refusals": row.refusals}
+        self._put(outbox, key, {**columns, "body": body})
 
     def unpost(self, row: OutboxRow) -> None:
         self._drop(outbox, peer=row.peer, service_id=row.service_id, kind=row.kind, rid=row.rid)

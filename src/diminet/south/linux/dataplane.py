@@ -264,8 +264,8 @@ class DataPlane:
         except SiteRefused as error:
             return (error.message,)
         if sessions and "Established" not in sessions.values():
-            reflectors = ", ".join(sorted(sessions))
-            return (f"FRR has no BGP session with any reflector ({reflectors}): check the WAN and them",)
+            neighbors = ", ".join(sorted(sessions))
+            return (f"FRR has no BGP session with any neighbor ({neighbors}): check the WAN and them",)
         return ()
 
     async def used_vnis(self) -> set[int]:

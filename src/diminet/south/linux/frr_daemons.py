@@ -45,8 +45,8 @@ class FrrSettings(Model):
     """What one set of daemons needs to know.
 
     address: of the VTEP (or of the reflector), IPv4; router-id and source of the BGP sessions.
-    neighbors: the reflectors; of a reflector, the other reflectors. listen_range: only of a reflector,
-    the CIDR that its clients connect from. Times in seconds.
+    neighbors: the other sites or the reflectors; of a reflector, the other reflectors. listen_range: only
+    of a reflector, the CIDR that its clients connect from. Times in seconds.
     """
 
     pathspace: str = Field(pattern=r"^[A-Za-z0-9_-]{1,40}$")
@@ -62,7 +62,7 @@ class FrrSettings(Model):
     @model_validator(mode="after")
     def _someone_to_talk_to(self) -> "FrrSettings":
         if not self.neighbors and not self.listen_range:
-            raise ValueError("give the addresses of the reflectors in `neighbors`")
+            raise ValueError("give in `neighbors` the addresses of the other sites or of the reflectors")
         return self
 
     @property

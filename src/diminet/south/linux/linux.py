@@ -172,21 +172,23 @@ class LinuxSouth:
 
     # -- subnets -----------------------------------------------------------------------------------
 
-    async def shape_subnet(self, network_id: str, shape: SubnetShape) -> None:
+    async def shape_subnet(self, network_id: str, shape: SubnetShape, *, make: bool = True) -> None:
         """See South. Addresses are chosen in transactions of the same thread, so the pools hold for
         every port that is asked for from when this is committed."""
         with _refusals():
-            moved = await self._store.write(lambda tx: self._shape(tx, network_id, shape))
+            moved = await self._store.write(lambda tx: self._shape(tx, network_id, shape, make=make))
         if moved or self._wiring.behind(network_id):
             await self._wiring.network(network_id, replug=True)
 
-    def _shape(self, tx: VimTx, network_id: str, shape: SubnetShape) -> bool:
+    def _shape(self, tx: VimTx, network_id: str, shape: SubnetShape, *, make: bool) -> bool:
         """True if the gateway is another than before."""
         network = _network(tx, network_id)
         rules.check_gateway(shape.cidr, shape.gateway_ip)
         rules.check_pools(shape.cidr, shape.pools or ())
         cidr = str(ipam.network_of(shape.cidr))
         before = next((s for s in tx.subnets(network_id=network_id) if s.cidr == cidr), None)
+        if before is None and not make:
+            return False
         if before is None:
             tx.save_subnet(self._made(tx, network, shape))
             return True

@@ -9,6 +9,7 @@ BadSurroundings (another version's file).
 """
 
 import asyncio
+import sqlite3
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -195,9 +196,20 @@ class VimStore:
         except DBAPIError as error:
             raise StorageUnavailable(
                 f"The networking service's database {self._path} cannot be used ({error.orig}); "
-                "free its disk, or end what locks it, and try again.",
+                f"{self._what_to_do(error)}.",
                 retry_after=1.0,
             ) from error
+
+    def _what_to_do(self, error: DBAPIError) -> str:
+        code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF  # the rest says in which way
+        if code not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            return "free its disk, or end what locks it, and try again"
+        return (
+            f"it is damaged: stop DIMINET and put a copy of it from a backup back, or move {self._path}, "
+            f"{self._path.name}-wal and {self._path.name}-shm away to begin with an empty one; then all "
+            "networks, subnets and ports of this site, and which addresses were given out, are lost, and "
+            "its part of every inter-site service has to be made anew"
+        )
 
     def _transact(self, work: Callable[[VimTx], T], begin: str) -> T:
         with self._engine.connect().execution_options(begin=begin) as connection, connection.begin():

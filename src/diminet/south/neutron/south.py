@@ -132,9 +132,9 @@ class NeutronSouth:
     async def drop_network(self, network_id: str) -> bool:
         return await self._whole(f"subnets {network_id}", self._networks.drop(network_id))
 
-    async def shape_subnet(self, network_id: str, shape: SubnetShape) -> None:
+    async def shape_subnet(self, network_id: str, shape: SubnetShape, *, make: bool = True) -> None:
         """One at a time for each network: the last one that was asked for is the one that stands."""
-        await self._whole(f"subnets {network_id}", self._subnets.shape(network_id, shape))
+        await self._whole(f"subnets {network_id}", self._subnets.shape(network_id, shape, make=make))
 
     # -- the data plane ----------------------------------------------------------------------------
 

@@ -48,14 +48,14 @@ class Subnets:
             found.setdefault(subnet["network_id"], []).append(subnet)
         return found
 
-    async def shape(self, network_id: str, shape: SubnetShape) -> None:
+    async def shape(self, network_id: str, shape: SubnetShape, *, make: bool) -> None:
         """The caller sees to it that no two run at once for one network."""
         try:
             before = _with_cidr(await self.of(network_id), shape.cidr)
-            if before is None:
-                await self._make(network_id, shape)
-            else:
+            if before is not None:
                 await self._change(before, shape)
+            elif make:
+                await self._make(network_id, shape)
         except Refused as refusal:
             if refusal.status == 404:
                 raise NetworkNotFound(

@@ -1,0 +1,72 @@
+"""How a service is at this site, as it is told to peers that have a part in it."""
+
+from collections.abc import Sequence
+
+from diminet.engine.instance import Instance
+from diminet.engine.ports import HeldBlock, MemberRow, ServiceRow, Tx
+from diminet.engine.reconciler import Reconciler
+from diminet.messages import Context, MemberState, Snapshot
+from diminet.model import Document, OperatingStatus, ProvisioningStatus
+
+
+class States:
+    def __init__(self, here: Instance, reconciler: Reconciler) -> None:
+        self.here = here
+        self.reconciler = reconciler
+
+    async def state(self, service_id: str, asked: Document) -> MemberState:
+        """How our part is; of a service that we do not know, that nothing is here."""
+
+        def look(tx: Tx) -> tuple[ServiceRow | None, list[HeldBlock]]:
+            return tx.service(service_id), tx.blocks(service_id)
+
+        row, held = await self.here.store.read(look)
+        if row is None:
+            return MemberState(
+                site=self.here.name,
+                pair=asked.pair,
+                applied=asked.pair,
+                provisioning_status=ProvisioningStatus.ACTIVE,
+                operating_status=OperatingStatus.OFFLINE,
+            )
+        return self.state_of(row, held)
+
+    def state_of(self, row: ServiceRow, held: Sequence[HeldBlock]) -> MemberState:
+        done = row.applied == row.document.pair
+        told = row.left is not None  # all that we know, so that nothing of ours is thought lost
+        given = [h.block for h in held if told or (h.block.giver == self.here.name and h.block.version > 1)]
+        return MemberState(
+            site=self.here.name,
+            pair=row.document.pair,
+            applied=row.applied,
+            provisioning_status=ProvisioningStatus.ACTIVE if done else row.status,
+            operating_status=self.reconciler.operating(row),
+            warnings=row.warnings,
+            fault=(row.fault or {}).get("message"),
+            blocks=tuple(given),
+        )
+
+    async def snapshot(self, ctx: Context, service_id: str) -> Snapshot:
+        """All that we have of a service, for a site that has a part in it; else as if unknown."""
+
+        def look(tx: Tx) -> tuple[ServiceRow | None, list[HeldBlock], list[MemberRow]]:
+            return tx.service(service_id), tx.blocks(service_id), tx.members(service_id)
+
+        row, held, asked = await self.here.store.read(look)
+        if row is None or not self._concerns(row, asked, ctx.sender):
+            return Snapshot(document=None, state=None)
+        return Snapshot(
+            document=row.document,
+            state=self.state_of(row, held),
+            blocks=tuple(h.block for h in held),
+            confirmed=row.confirmed == row.document.pair,
+            ports=self.reconciler.audit.mine.get(service_id, {}),
+        )
+
+    @staticmethod
+    def _concerns(row: ServiceRow, asked: Sequence[MemberRow], sender: str | None) -> bool:
+        return (
+            sender is None
+            or row.document.member(sender) is not None
+            or any(member.site == sender and not member.clean for member in asked)
+        )

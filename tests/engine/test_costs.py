@@ -1,0 +1,178 @@
+"""What an operation costs does not grow with services that it does not concern: rows are counted."""
+
+import asyncio
+import dataclasses
+
+import pytest
+
+from diminet.engine.ports import ServiceRow
+from diminet.messages import Change
+from diminet.model import Entry, Resource, SubnetFacts
+from diminet.store import services as store_services
+from simulated_cloud import LIMITS, Cloud
+
+MANY = 2000
+QUIET = dataclasses.replace(LIMITS, sync_interval=60.0, refusal_backoff_most=60.0, confirm_delay=30.0)
+
+
+def run(work):
+    return asyncio.run(asyncio.wait_for(work, 110))
+
+
+class Counted:
+    """What a store does: service rows read, and steps of SQLite's virtual machine (in hundreds)."""
+
+    def __init__(self, store, monkeypatch):
+        self.rows = self.steps = 0
+        raw = store._ready(5.0, reading=False).connection.dbapi_connection
+        raw.set_progress_handler(self._step, 100)
+        parse = store_services.parse
+
+        def counted(body):
+            self.rows += 1
+            return parse(body)
+
+        monkeypatch.setattr(store_services, "parse", counted)
+
+    def _step(self):
+        self.steps += 1
+        return 0
+
+    async def of(self, work):
+        before = (self.rows, self.steps)
+        await work
+        return self.rows - before[0], self.steps - before[1]
+
+
+async def crowd(cloud, document, number):
+    """Services of another project, of A and a site Z, on networks of their own; all as they should be."""
+
+    def fill(tx):
+        for i in range(number):
+            service_id = f"5e000000-0000-4000-8000-{i:012d}"
+            members = (document.members[0], document.members[1].model_copy(update={"site": "Z"}))
+            update = {
+                "service_id": service_id,
+                "project_id": "crowd",
+                "members": members,
+                "resources": tuple(Resource(site=m.site, resource_id=f"n{i}") for m in members),
+            }
+            other = document.model_copy(update=update)
+            tx.save_service(
+                ServiceRow(
+                    document=other,
+                    status="ACTIVE",
+                    applied=other.pair,
+                    confirmed=other.pair,
+                    created_at=1.0,
+                    updated_at=1.0,
+                ),
+                expect=None,
+            )
+            tx.take_identifier(service_id, 1, 4095)
+
+    await cloud.stores["A"].write(fill)
+
+
+async def operations(number, monkeypatch):
+    """(rows, steps) at A of each operation, beside `number` other services."""
+    cloud = Cloud("A", "B", "C", limits=QUIET)
+    ids = {s: cloud.vims[s].add_network(f"10.{i}.0.0/24") for i, s in enumerate("ABC")}
+    first = await cloud.create("A", "l3", f"A:{ids['A']}", f"B:{ids['B']}")
+    await crowd(cloud, first.document, number)
+    stretched = cloud.vims["A"].add_network("10.7.0.0/24")
+    counted, a = Counted(cloud.stores["A"], monkeypatch), cloud["A"]
+    costs = {}
+
+    async def measure(name, work):
+        costs[name] = await counted.of(work)
+
+    made = asyncio.create_task(cloud.create("A", "l2", f"A:{stretched}", "B"))
+    await measure("create", made)
+    service_id = made.result().document.service_id
+
+    def change(**what):
+        return a.requests.change(cloud.caller(), cloud.ctx("A"), service_id, Change(**what))
+
+    async def boots():
+        for _ in range(20):
+            await cloud.vims["A"].boot(stretched)
+        await asyncio.gather(*a.here.tasks)
+
+    await measure("boot", boots())
+    await measure("show", a.requests.show(cloud.caller(), service_id))
+    await measure("sites", a.requests.sites(cloud.caller()))
+    await measure("modify", change(operation="modify", name="new"))
+    await measure("join", change(operation="join", entry=Entry(site="C")))
+    await measure("sync", a.sync(cloud.ctx("B").model_copy(update={"sender": "B"})))
+    await measure("deferred", a.sync_.complete_deferred())
+    await measure("refusals", a.refusals.settle())
+    await measure("resume", a.resuming.resume())
+    await measure("outbox", a.outbox.deliver_due())
+    await measure("settle", a._settle())
+    await measure("grow", a._grow())
+    await measure("delete", change(operation="delete"))
+    await cloud.close()
+    return costs
+
+
+def test_no_operation_reads_services_that_it_does_not_concern(monkeypatch):
+    few = run(operations(20, monkeypatch))
+    monkeypatch.undo()
+    many = run(operations(MANY, monkeypatch))
+    for name, (rows, steps) in many.items():
+        assert rows <= few[name][0] + 2, (name, few[name], many[name])
+        assert steps <= 1.5 * few[name][1] + 100, (name, few[name], many[name])
+
+
+@pytest.mark.parametrize("number", [20, MANY])
+def test_a_round_of_repairs_reads_no_document_of_what_is_as_it_should_be(number, monkeypatch):
+    async def main():
+        cloud = Cloud("A", "B", limits=QUIET)
+        ids = {s: cloud.vims[s].add_network(f"10.{i}.0.0/24") for i, s in enumerate("AB")}
+        view = await cloud.create("A", "l3", f"A:{ids['A']}", f"B:{ids['B']}")
+        await crowd(cloud, view.document, number)
+        target = cloud.vims["A"].targets[view.document.service_id]
+        for service_id in await cloud.stores["A"].read(lambda tx: tx.services_at_work()):
+            cloud.vims["A"].targets[service_id] = target
+        counted = Counted(cloud.stores["A"], monkeypatch)
+        assert (await counted.of(cloud["A"].reconciler.repair()))[0] == 0
+        assert (await counted.of(cloud["A"]._tidy()))[0] == 0
+        del cloud.vims["A"].targets[view.document.service_id]
+        assert 0 < (await counted.of(cloud["A"].reconciler.repair()))[0] < 10
+        assert view.document.service_id in cloud.vims["A"].targets
+        await cloud.close()
+
+    run(main())
+
+
+def test_overlaps_are_looked_for_in_turns():
+    async def main():
+        cloud = Cloud("A", "B", limits=dataclasses.replace(QUIET, overlaps_batch=2))
+        made, reconciler = [], cloud["A"].reconciler
+        for i in range(5):
+            ids = {s: cloud.vims[s].add_network(f"10.{i * 2 + k}.0.0/24") for k, s in enumerate("AB")}
+            view = await cloud.create("A", "l3", f"A:{ids['A']}", f"B:{ids['B']}")
+            made.append((view.document.service_id, ids["A"], f"10.{i * 2 + 1}.0.0/25"))
+        vim = cloud.vims["A"]
+        for _, network, overlap in made:
+            vim.networks[network] = vim.networks[network].model_copy(
+                update={"subnets": (*vim.networks[network].subnets, _subnet(overlap))}
+            )
+        for rounds in range(1, 4):
+            await reconciler.look_for_overlaps()
+            assert len(reconciler.appeared) == min(2 * rounds, 5)
+        assert reconciler.appeared.keys() == {service_id for service_id, _, _ in made}
+        for _, network, _ in made[:3]:
+            subnets = vim.networks[network].subnets[:1]
+            vim.networks[network] = vim.networks[network].model_copy(update={"subnets": subnets})
+        for _ in range(3):
+            await reconciler.look_for_overlaps()
+        assert reconciler.appeared.keys() == {service_id for service_id, _, _ in made[3:]}
+        await cloud.close()
+
+    run(main())
+
+
+def _subnet(cidr):
+    return SubnetFacts(subnet_id=cidr, cidr=cidr, ip_version=4, gateway_ip=None, pools=())
