@@ -173,8 +173,8 @@ class Lab:
         start, end = plan.endpoint(source), plan.endpoint(target)
         if "openstack" in self.content():
             raise SiteRefused(
-                "there is no data plane to ping over: the BGP VPN provider of this lab's Neutrons is the Dummy "
-                "one; use `lab up --south linux` to see packets",
+                "there is no data plane to ping over: the BGP VPN provider of this lab's Neutrons is the "
+                "Dummy one; use `lab up --south linux` to see packets",
                 sites=[start.site, end.site],
             )
         port = self._port(start)
