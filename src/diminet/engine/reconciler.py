@@ -330,6 +330,9 @@ class Reconciler:
         return refused
 
     async def _sweep_one(self, service_id: str) -> None:
-        row = await self.here.store.read(lambda tx: tx.service(service_id))
-        if row is None or row.settled:
+        def left_over(tx: Tx) -> bool:
+            row = tx.service(service_id)
+            return not tx.reservations_of_service(service_id) and (row is None or row.settled)
+
+        if await self.here.store.read(left_over):
             await self.here.south.disconnect(service_id)
