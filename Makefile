@@ -34,7 +34,7 @@ faults: setup
 	DIMINET_FAULTS=all $(BIN)/pytest -n 0 -s tests/south_neutron/test_neutron_faults.py
 
 test-openstack: setup
-	DIMINET_OPENSTACK=long $(BIN)/pytest -n 0 tests/south_neutron tests/south_contract
+	DIMINET_OPENSTACK=long $(BIN)/pytest -n 0 tests/south_neutron tests/south_contract tests/lab/test_openstack_mariadb.py
 
 lint:
 	$(BIN)/ruff check
