@@ -1,6 +1,6 @@
 # The names that people and scripts rely on (docs/operations.md). Everything that needs root uses sudo if you
 # are not root.
-.PHONY: help setup core demo test faults test-openstack lint pytest lab bench
+.PHONY: help setup core demo test faults test-openstack lint pytest lab bench simulate
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
