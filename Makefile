@@ -1,6 +1,6 @@
 # The names that people and scripts rely on (docs/operations.md). Everything that needs root uses sudo if you
 # are not root.
-.PHONY: help setup core demo test lint pytest lab bench simulate
+.PHONY: help setup core demo test faults test-openstack lint pytest lab bench simulate
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -15,6 +15,8 @@ STEPS ?= 1000
 help:
 	@echo 'make demo    set up, join three sites, show what happened'
 	@echo 'make test    set up, run all checks and tests (TESTS=path: only those; WORKERS=2 at once)'
+	@echo 'make faults  every fault of a Neutron at every call of every operation (an hour; DIMINET_SEED=…)'
+	@echo 'make test-openstack   the tests with real Neutrons, with those that are too long for make test'
 	@echo 'make lab     set up, run a lab in the foreground (SITES=3)'
 	@echo 'make bench   set up, measure creates and deletes'
 	@echo 'make simulate  set up, play SEEDS=1000 of the simulator; SEED=7: that one with its trace; MUTANTS=1: does it bite'
@@ -30,6 +32,12 @@ demo: core
 	@$(ROOT) $(BIN)/python -m diminet.lab.demo
 
 test: setup lint pytest
+
+faults: setup
+	DIMINET_FAULTS=all $(BIN)/pytest -n 0 -s tests/south_neutron/test_neutron_faults.py
+
+test-openstack: setup
+	DIMINET_OPENSTACK=long $(BIN)/pytest -n 0 tests/south_neutron tests/south_contract tests/lab/test_openstack_mariadb.py
 
 lint:
 	$(BIN)/ruff check

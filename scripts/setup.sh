@@ -106,10 +106,12 @@ prepare_environment() {
     fi
     say "installing what uv.lock names"
     UV_PROJECT_ENVIRONMENT=.venv .venv/bin/uv sync --quiet --frozen --inexact --extra openstack \
-        --no-python-downloads --python .venv/bin/python
+        --compile-bytecode --no-python-downloads --python .venv/bin/python
     printf '%s\n' "$wanted" >"$STAMP"
     say "done"
 }
 
 prepare_environment
+# Also where PYTHONDONTWRITEBYTECODE is set: every start of an instance would compile it all anew.
+.venv/bin/python -m compileall -q src
 [ "${1:-}" != --openstack ] || sh scripts/setup_openstack.sh

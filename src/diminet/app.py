@@ -29,11 +29,13 @@ from diminet.east_west.server import make_east_west_app
 from diminet.engine.engine import Engine
 from diminet.engine.instance import Instance, Limits
 from diminet.engine.ports import Directory, South
+from diminet.engine.recovery import Recovery
 from diminet.errors import BadSurroundings, DiminetError
 from diminet.identity.file import FileIdentity, vouching_rules
 from diminet.listener import Listener
 from diminet.logic.types import TYPES
 from diminet.messages import Caller
+from diminet.model import Remains
 from diminet.north.app import make_north_app
 from diminet.south.linux import surroundings
 from diminet.south.linux.dataplane import DataPlane
@@ -60,6 +62,24 @@ def serve(settings: Settings) -> None:
     """Run the instance until SIGTERM or SIGINT. Raises BadSurroundings before anything is served."""
     telemetry.configure_logging(settings.log.level)
     asyncio.run(_serve(settings))
+
+
+def recover(settings: Settings, *, adopt: bool, discard: Sequence[str]) -> tuple[Remains, ...]:
+    """What the VIM remembers and the database does not; see `engine.recovery`."""
+    return asyncio.run(_recover(settings, adopt=adopt, discard=discard))
+
+
+async def _recover(settings: Settings, *, adopt: bool, discard: Sequence[str]) -> tuple[Remains, ...]:
+    async with AsyncExitStack() as stack:
+        make_directory(settings.site.data_dir, "site.data_dir")
+        schema.upgrade_apart(settings.database_url(), storage_timeout_s=settings.limits.storage_timeout)
+        store = SqlStore(settings.database_url(), storage_timeout_s=settings.limits.storage_timeout)
+        stack.callback(store.close)
+        south, _ = await open_south(settings, stack)
+        recovery = Recovery(store, south, SystemClock(), settings.site.name)
+        for service_id in discard:
+            await recovery.discard(service_id)
+        return await (recovery.adopt() if adopt else recovery.lost())
 
 
 async def _serve(settings: Settings) -> None:

@@ -201,15 +201,6 @@ class SouthSettings(Section):
     )
 
     @model_validator(mode="after")
-    def _anonymous_here_only(self) -> Self:
-        if self.vim_anonymous_project and not _is_loopback(self.vim_host):
-            raise ValueError(
-                f"vim_anonymous_project lets anybody in who reaches vim_host {self.vim_host}: set vim_host "
-                "to 127.0.0.1, or leave the project out and use tokens"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _has_its_tunnel(self) -> Self:
         if self.kind == "linux" and self.vtep_ip is None:
             raise ValueError("vtep_ip is missing: add this host's address towards the other sites")
@@ -220,6 +211,15 @@ class SouthSettings(Section):
         """Of kind linux, which has one."""
         assert self.vtep_ip is not None
         return self.vtep_ip
+
+    @model_validator(mode="after")
+    def _anonymous_here_only(self) -> Self:
+        if self.vim_anonymous_project and not _is_loopback(self.vim_host):
+            raise ValueError(
+                f"vim_anonymous_project lets anybody in who reaches vim_host {self.vim_host}: set vim_host "
+                "to 127.0.0.1, or leave the project out and use tokens"
+            )
+        return self
 
 
 class IdentifierSettings(Section):

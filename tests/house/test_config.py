@@ -110,15 +110,6 @@ def test_a_password_in_the_file_is_not_in_the_refusal(write):
     assert "pa55word" not in refusal.value.message
 
 
-def test_requests_without_a_token_only_on_loopback(write):
-    """`openstack --os-auth-type none` of the operator on the host itself, never of the network."""
-    assert load(write(LEAST)).south.vim_anonymous_project is None
-    opened = LEAST + 'vim_anonymous_project = "demo"\n'
-    assert load(write(opened)).south.vim_anonymous_project == "demo"
-    with pytest.raises(BadSurroundings, match="set vim_host"):
-        load(write(opened + 'vim_host = "192.0.2.1"\n'))
-
-
 NEUTRON = """
 [site]
 name = "paris"
@@ -150,3 +141,12 @@ def test_a_neutron_site_needs_no_vtep_and_settles_for_a_second(write):
 def test_what_the_kinds_need_is_said(write, text, said):
     with pytest.raises(BadSurroundings, match=said):
         load(write(text))
+
+
+def test_requests_without_a_token_only_on_loopback(write):
+    """`openstack --os-auth-type none` of the operator on the host itself, never of the network."""
+    assert load(write(LEAST)).south.vim_anonymous_project is None
+    opened = LEAST + 'vim_anonymous_project = "demo"\n'
+    assert load(write(opened)).south.vim_anonymous_project == "demo"
+    with pytest.raises(BadSurroundings, match="set vim_host"):
+        load(write(opened + 'vim_host = "192.0.2.1"\n'))

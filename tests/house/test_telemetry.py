@@ -80,6 +80,7 @@ def test_the_promised_families_are_there():
     metrics.set_services({("l2", "ACTIVE"): 2})
     metrics.set_blocks({("paris", "spare"): 8})
     metrics.set_outbox(3, 1.5)
+    metrics.set_audit({"address": 2})
     metrics.create_step("reserve", 0.2)
     metrics.set_certificate("east-west", 29.5)
     with metrics.vim("ports"):
@@ -95,6 +96,7 @@ def test_the_promised_families_are_there():
         'diminet_east_west_request_messages{kind="reserve",peer="lyon",request_id="req-1"} 1.0',
         'diminet_services{status="ACTIVE",type="l2"} 2.0',
         'diminet_blocks{owner="paris",state="spare"} 8.0',
+        'diminet_audit_findings{kind="address"} 2.0',
         "diminet_outbox_depth 3.0",
         "diminet_outbox_oldest_age_seconds 1.5",
         'diminet_vim_calls_total{call="ports",outcome="site-refused"} 1.0',

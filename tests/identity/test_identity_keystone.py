@@ -1,5 +1,6 @@
 """KeystoneIdentity against a real Keystone."""
 
+import json
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -10,6 +11,8 @@ import pytest
 from keystoneauth1.session import Session
 from pydantic import SecretStr
 
+from diminet.cloud import Cloud as SiteCloud
+from diminet.cloud import Entry
 from diminet.errors import NotAuthenticated, NotAuthorised, SiteRefused, SiteUnreachable
 from diminet.identity.file import Vouch
 from diminet.identity.keystone import KeystoneIdentity
@@ -235,3 +238,24 @@ def test_its_own_token_is_renewed(cloud: Cloud, make: Make) -> None:
     mine = str(session.get_token())
     cloud.session("admin").delete(f"{cloud.keystone_url()}/auth/tokens", headers={"X-Subject-Token": mine})
     assert run(identity.authenticate(cloud.token("other"))).project_id == cloud.project_id("other")
+
+
+def test_an_application_credential_does_as_well_as_a_password(cloud: Cloud, tmp_path: Path) -> None:
+    session = cloud.session("diminet")
+    url = f"{cloud.keystone_url()}/users/{session.get_user_id()}/application_credentials"
+    made = session.post(url, json={"application_credential": {"name": str(uuid.uuid4())}}).json()
+    given = made["application_credential"]
+    auth = {
+        "auth_url": cloud.keystone_url(),
+        "application_credential_id": given["id"],
+        "application_credential_secret": given["secret"],
+    }
+    path = tmp_path / "clouds.yaml"
+    path.write_text(json.dumps({"clouds": {"x": {"auth_type": "v3applicationcredential", "auth": auth}}}))
+    asked = SiteCloud(Entry("x", path, "A"), site="A", threads=1, timeout=20.0)
+    try:
+        identity = KeystoneIdentity(asked, "A", cache_s=CACHE, away_s=AWAY, hand_on=True, vouch=tuple)
+        assert run(identity.problems()) == ()
+        assert run(identity.authenticate(cloud.token("demo"))).project_id == cloud.project_id("demo")
+    finally:
+        asked.close()

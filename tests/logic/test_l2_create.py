@@ -143,6 +143,19 @@ def test_a_given_networks_gateway_moves_where_it_can_and_is_in_use_where_it_cann
         L2_TYPE.decide(draft(facts, capabilities={"b": {"movable_gateway": False}}))
 
 
+def test_a_routers_gateway_that_cannot_be_moved_stays_the_sites_gateway():
+    router = port("10.0.0.254", infrastructure=True)
+    facts = {
+        "a": given(network("na", subnet(CIDR, "10.0.0.1"))),
+        "b": given(network("nb", subnet(CIDR, "10.0.0.254")), router),
+    }
+    for movable in (False, True):
+        plan = draft(facts, capabilities={"b": {"movable_gateway": movable}})
+        doc = document("l2", L2_TYPE.decide(plan), plan.members)
+        assert (gateway_of(doc, "b") == addressing.number("10.0.0.254")) is not movable
+        assert gateway_of(doc, "a") == addressing.number("10.0.0.1")
+
+
 def test_a_remote_dhcp_address_belongs_to_its_site():
     dhcp = port("10.0.0.2", infrastructure=True)
     facts = {

@@ -53,6 +53,17 @@ def joining(before: Document, blocks, *facts_by_site, spare=None, **capabilities
     )
 
 
+def test_a_joiners_router_keeps_its_gateway_where_it_cannot_be_moved():
+    before, blocks = two_sites()
+    spare = next(b for b in blocks if b.owner == "a" and b.index == 20)
+    gateway = addressing.text(block_logic.addresses(spare, 4)[0][0], 4)
+    facts = given(network("nc", subnet(CIDR, gateway)), port(gateway, infrastructure=True))
+    plan = joining(before, blocks, facts, movable_gateway=False)
+    decision = L2_TYPE.decide(plan)
+    doc = document("l2", decision, plan.members)
+    assert gateway_of(doc, "c") == addressing.number(gateway)
+
+
 def test_a_joiner_gets_a_share_of_the_masters_spare_and_a_gateway_in_it():
     before, blocks = two_sites()
     plan = joining(before, blocks, made("nc"))

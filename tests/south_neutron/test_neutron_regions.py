@@ -7,9 +7,12 @@ from ipaddress import ip_address
 import pytest
 from keystoneauth1.exceptions import Conflict
 
+from diminet.clock import SystemClock
+from diminet.engine.recovery import Recovery
 from diminet.errors import NetworkNotFound, SiteRefused
 from diminet.messages import Change
 from diminet.model import OperatingStatus
+from diminet.store.store import SqlStore
 from neutron_regions import Regions
 from neutron_site import Tenant
 from simulated_cloud import until
@@ -218,6 +221,43 @@ def test_addresses_and_subnets_that_a_tenant_made_by_hand_are_found(at):
             regions.tenants["B"].drop("port", port["id"])
         await delete(regions, "A", service)
         regions.tenants["A"].clear(own)
+
+    at(work)
+
+
+def test_a_lost_database_is_found_again_in_neutron(at):
+    async def work(regions):
+        own = regions.tenants["A"].network(CIDR)
+        clean = regions.tenants["B"].network(CIDR, gateway_ip="10.8.0.254")
+        before = regions.dumps()
+        view = await regions.create("A", "l2", f"A:{own}", f"B:{clean}", "C")
+        service, made = view.document.service_id, view.document.resources_of("C")[0].resource_id
+        for site in "BC":
+            await regions[site].reconciler.sweep_networks()  # the mark of its database, within an interval
+            regions.stores[site].close()
+            regions.stores[site] = SqlStore("sqlite://", threaded=False)
+            await regions.restart(site)
+            await regions[site].reconciler.repair()
+            await regions[site].reconciler.sweep_networks()
+            assert vpn_of(regions, site, service)["networks"]  # nothing was taken down
+        lost = {}
+        for site in "BC":
+            recovery = Recovery(regions.stores[site], regions.sites[site].south, SystemClock(), site)
+            lost[site] = (await recovery.adopt())[0]
+        assert (lost["C"].network_id, lost["C"].made, lost["C"].service_id) == (made, True, service)
+        assert (lost["B"].network_id, lost["B"].made, lost["B"].service_id) == (clean, False, service)
+        assert lost["B"].shapes[0].gateway_ip == "10.8.0.254"
+        await regions.run()
+
+        async def back():
+            rows = [await regions[s].here.store.read(lambda tx: tx.service(service)) for s in "BC"]
+            return all(row is not None and row.applied == row.document.pair for row in rows)
+
+        await until(back, 60)
+        await delete(regions, "A", service)
+        assert regions.dumps() == before
+        regions.tenants["A"].clear(own)
+        regions.tenants["B"].clear(clean)
 
     at(work)
 

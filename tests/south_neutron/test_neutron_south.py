@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from diminet.errors import NetworkNotFound, NotAuthenticated, SiteRefused, SiteUnreachable
 from diminet.model import AddressRange, SubnetShape, Target
 from fault_proxy import FaultProxy
-from neutron_site import NeutronSite, Tenant, connect, dump
+from neutron_site import VOLATILE, NeutronSite, Tenant, connect, dump
 
 CIDR = "10.4.0.0/24"
 
@@ -354,3 +354,53 @@ def test_wrong_credentials_are_told_to_the_operator(cloud):
     site.close()
     with pytest.raises(NotFound):
         Tenant(cloud, "B").call("GET", "/networks/nothing")
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_marks_that_could_not_be_taken_off_are_found_again(cloud, number):
+    """Whichever of the calls fails, the repetition leaves nothing of ours behind."""
+    with FaultProxy(cloud.neutron_url("B")) as proxy:
+        here = NeutronSite(cloud, "B", url=proxy.url)
+        network = here.tenant.network(CIDR)
+        subnet = here.tenant.list("subnet", f"network_id={network}")[0]
+        pools = (AddressRange("10.4.0.2", "10.4.0.254"),)
+        original = SubnetShape(cidr=CIDR, ip_version=4, gateway_ip="10.4.0.1", pools=pools)
+
+        async def work():
+            ours = await here.south.make_network(new(), here.project, "web", "B")
+            here.tenant.boot(ours)
+            await here.south.shape_subnet(network, original.model_copy(update={"pools": ()}))
+            for undo in (
+                lambda: here.south.shape_subnet(network, original),
+                lambda: here.south.drop_network(ours),
+            ):
+                proxy.arm("500", _write(number))
+                try:
+                    await undo()
+                except SiteUnreachable:
+                    proxy.disarm()
+                    await undo()
+                proxy.disarm()
+            kept = here.tenant.call("GET", f"/networks/{ours}")["network"]
+            assert (kept["tags"], kept["description"]) == ([], "")
+            here.tenant.clear(ours)
+
+        run(work())
+        here.close()
+        after = here.tenant.list("subnet", f"network_id={network}")[0]
+        assert {k: v for k, v in after.items() if k not in VOLATILE} == {
+            k: v for k, v in subnet.items() if k not in VOLATILE
+        }
+        here.tenant.clear(network)
+
+
+def _write(number):
+    """Chooses the write of that number."""
+    writes = []
+
+    def pick(call):
+        if call.method != "GET":
+            writes.append(call)
+        return call.method != "GET" and len(writes) == number + 1
+
+    return pick

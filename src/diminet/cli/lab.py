@@ -26,6 +26,11 @@ class South(StrEnum):
     NEUTRON = "neutron"
 
 
+class Database(StrEnum):
+    SQLITE = "sqlite"
+    MARIADB = "mariadb"
+
+
 State = Annotated[Path, typer.Option("--state", help="State directory of the lab.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Site = Annotated[str, typer.Argument(metavar="SITE", help="Name of a site, for example A.")]
@@ -39,6 +44,9 @@ Token = Annotated[
 def up(
     sites: Annotated[int, typer.Option("--sites", min=1, help="How many sites.")],
     south: Annotated[South, typer.Option("--south", help="Kind of the sites.")] = South.LINUX,
+    database: Annotated[
+        Database, typer.Option("--database", help="Of the Neutrons; mariadb: several requests at once.")
+    ] = Database.SQLITE,
     state: State = DEFAULT_STATE,
     wan_delay_ms: Annotated[
         float, typer.Option("--wan-delay-ms", min=0, help="Delay between two sites, one way.")
@@ -49,11 +57,15 @@ def up(
     as_json: Json = False,
 ) -> None:
     """Start a lab; without --detach it lasts until Ctrl-C."""
+    if database is not Database.SQLITE and south is not South.NEUTRON:
+        raise typer.BadParameter("--database is of the Neutrons: add --south neutron")
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     lab = Lab(state)
     progress = None if as_json else note
-    content = lab.up(sites, wan_delay_ms=wan_delay_ms, progress=progress, south=south.value)
+    content = lab.up(
+        sites, wan_delay_ms=wan_delay_ms, progress=progress, south=south.value, database=database.value
+    )
     if as_json:
         print_json(content)
     else:

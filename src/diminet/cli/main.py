@@ -16,6 +16,7 @@ from typer.exceptions import TyperException
 
 from diminet.cli import bench, db, lab, pki, service
 from diminet.cli.output import note, print_json, report
+from diminet.cli.recover import recover
 from diminet.cli.serve import serve
 from diminet.errors import DiminetError, InternalError
 
@@ -30,6 +31,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.command()(serve)
+app.command()(recover)
 app.add_typer(service.app, name="service")
 app.add_typer(service.sites_app, name="site")
 app.add_typer(lab.app, name="lab")

@@ -52,10 +52,10 @@ class Limits:
     members_per_service: int = 250
     blocks_per_project: int = 100 * 1024
     parallel_repairs: int = 4
-    overlaps_batch: int = 200
-    sync_entries: int = 2000
     audit_interval: float = 10.0
     audit_ports: int = 4096
+    overlaps_batch: int = 200
+    sync_entries: int = 2000
 
 
 class Meter(Protocol):

@@ -38,8 +38,8 @@ class Reconciler:
         self.audit = audit
         self.health: Mapping[str, Health] = {}
         self.appeared: Mapping[str, tuple[str, ...]] = {}
-        self.looked_at = ""  # id of the last service that was looked at for overlaps
         self.stranger = False  # the VIM says that it was last used with another database
+        self.looked_at = ""  # id of the last service that was looked at for overlaps
 
     async def realise(self, service_id: str) -> None:
         """Make this site's part of the service as its row says. Raises what the VIM said; the
@@ -161,19 +161,23 @@ class Reconciler:
             return []  # its owner has deleted it: nothing to put back
 
     async def _shape_back(self, network_id: str, shape: SubnetShape) -> list[str]:
-        """Without the gateway if the site refuses it: a tenant's port has its address by now."""
-        try:
-            await self.here.south.shape_subnet(network_id, shape, make=False)
-        except SiteRefused as refusal:
-            if shape.gateway_ip is None:
-                raise
-            without = shape.model_copy(update={"gateway_ip": None})
-            await self.here.south.shape_subnet(network_id, without, make=False)
-            return [
-                f"gateway {shape.gateway_ip} of network {network_id} of site {self.here.name} could not be "
-                f"put back, set one yourself: {refusal.message}"
-            ]
-        return []
+        """Without the gateway if the site refuses it twice: a tenant's port has its address by now. A
+        refusal of the moment does not cost a gateway."""
+        last: SiteRefused | None = None
+        for _ in range(2):
+            try:
+                await self.here.south.shape_subnet(network_id, shape, make=False)
+                return []
+            except SiteRefused as refusal:
+                if shape.gateway_ip is None:
+                    raise
+                last = refusal
+        without = shape.model_copy(update={"gateway_ip": None})
+        await self.here.south.shape_subnet(network_id, without, make=False)
+        return [
+            f"gateway {shape.gateway_ip} of network {network_id} of site {self.here.name} could not be put "
+            f"back, set one yourself: {last.message if last else ''}"
+        ]
 
     async def _forget(self, connection: Connection) -> None:
         service_id, network_id = connection.service_id, connection.resource_id
@@ -293,10 +297,6 @@ class Reconciler:
             await self.look()
         return refused
 
-    def _is_wrong(self, row: ServiceRow) -> bool:
-        health = self.health.get(row.document.service_id)
-        return row.applied != row.document.pair or (health is not None and bool(health.problems))
-
     async def trusts_vim(self) -> bool:
         """May what this database does not know of be taken for left over? Not if the VIM was last used
         with another database: then it may be all that is left of live services (`diminet recover`)."""
@@ -339,6 +339,9 @@ class Reconciler:
         return refused
 
     async def _sweep_one(self, service_id: str) -> None:
-        row = await self.here.store.read(lambda tx: tx.service(service_id))
-        if row is None or row.settled:
+        def left_over(tx: Tx) -> bool:
+            row = tx.service(service_id)
+            return not tx.reservations_of_service(service_id) and (row is None or row.settled)
+
+        if await self.here.store.read(left_over):
             await self.here.south.disconnect(service_id)

@@ -50,6 +50,7 @@ class Lab:
         instance_command: Sequence[str] | None = None,
         ready_path: str | None = "/readyz",
         south: plan.Kind = "linux",
+        database: plan.Database = "sqlite",
     ) -> dict[str, Any]:
         """Start it and wait until all sites are ready; the content of lab.json. wan_delay_ms: one way.
 
@@ -65,6 +66,7 @@ class Lab:
             instance_command=instance_command,
             ready_path=ready_path,
             south=south,
+            database=database,
         )
         self._process = running.process
         return running.content

@@ -44,6 +44,7 @@ def up(
     ready_path: str | None = "/readyz",
     progress: Callable[[str], None] | None = None,
     south: plan.Kind = "linux",
+    database: plan.Database = "sqlite",
 ) -> Running:
     """Start a lab and wait until all its sites are ready; what a crashed one left is cleaned first.
 
@@ -52,7 +53,7 @@ def up(
     plan.check_size(sites, wan_delay_ms)
     surroundings.check(wan_delay=wan_delay_ms > 0)
     if south == "neutron":
-        neutron.check()
+        neutron.check(database)
     command = default_instance_command() if instance_command is None else tuple(instance_command)
     directory = state.resolve(directory)
     lock, made = state.take(directory)
@@ -71,6 +72,7 @@ def up(
                 ready_path=ready_path,
                 made_directory=made,
                 south=south,
+                database=database,
             )
             process = _spawn(lab, lock)
             connection = _connect(lab, process)

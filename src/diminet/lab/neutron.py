@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diminet.errors import BadSurroundings
-from diminet.lab.openstack import environment
+from diminet.lab.openstack import environment, mariadb
 from diminet.lab.openstack.templates import PEERS_USER, SERVICE_USER
-from diminet.lab.plan import KEYSTONE_PORT, SOUTH_PORT, LabPlan
+from diminet.lab.plan import KEYSTONE_PORT, SOUTH_PORT, Database, LabPlan
 from diminet.lab.provision import CLOUDS_FILE, Tokens
 
 if TYPE_CHECKING:
@@ -24,8 +24,10 @@ DIRECTORY = "openstack"
 TENANT, OTHER_TENANT, OPERATOR = "demo", "other", "admin"
 
 
-def check() -> None:
-    """Raises BadSurroundings if this machine lacks OpenStack or DIMINET's extra for it."""
+def check(database: Database) -> None:
+    """Raises BadSurroundings if this machine lacks OpenStack, its database, or DIMINET's extra for it."""
+    if database == "mariadb":
+        mariadb.check()
     environment.find()
     if importlib.util.find_spec("openstack") is None:
         raise BadSurroundings("openstacksdk is not installed: run `make setup`")
@@ -38,7 +40,7 @@ class LabCloud:
         from diminet.lab.openstack.cloud import Cloud  # needs the extra `openstack`
 
         self._plan = plan
-        self._cloud: Cloud = Cloud(plan.state_dir / DIRECTORY, environment.find())
+        self._cloud: Cloud = Cloud(plan.state_dir / DIRECTORY, environment.find(), database=plan.database)
 
     def start(self, holders: Mapping[str, int]) -> None:
         """Keystone, Neutrons and endpoints. holders: by site, a process in whose network namespace its

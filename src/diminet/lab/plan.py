@@ -31,6 +31,7 @@ NORTH_PORT, EAST_WEST_PORT, SOUTH_PORT = 9790, 9791, 9696
 KEYSTONE_PORT = 5000
 
 Kind = Literal["linux", "neutron"]
+Database = Literal["sqlite", "mariadb"]
 
 
 class Reflector(Model):
@@ -100,10 +101,11 @@ class LabPlan(Model):
     """instance_command: starts a site's instance; `{config}` in it becomes its configuration file.
     ready_path: path under `north` that answers 200 when an instance is ready; None: do not ask.
     made_directory: the state directory was not there before, so it goes with the lab. south: kind of all
-    its sites; those of kind neutron need no FRR, and so no reflectors."""
+    its sites; those of kind neutron need no FRR, and so no reflectors. database: of the Neutrons."""
 
     state_dir: Path
     south: Kind = "linux"
+    database: Database = "sqlite"
     management: str
     host_device: str
     wan_delay_ms: float = Field(default=0.0, ge=0, le=MAX_WAN_DELAY_MS)
@@ -180,6 +182,7 @@ def make(
     ready_path: str | None = "/readyz",
     made_directory: bool = True,
     south: Kind = "linux",
+    database: Database = "sqlite",
 ) -> LabPlan:
     """Raises InvalidRequest for a number of sites or a delay out of bounds."""
     check_size(sites, wan_delay_ms)
@@ -188,6 +191,7 @@ def make(
     return LabPlan(
         state_dir=state_dir,
         south=south,
+        database=database,
         management=str(management),
         host_device=host_device(state_dir),
         wan_delay_ms=wan_delay_ms,

@@ -107,6 +107,14 @@ def own_addresses(
     return addressing.numbers_in(cidr, [*ports, *(gateways if keep_gateway else ())])
 
 
+def fixed_gateway(facts: ResourceFacts, reservation: Reservation, cidr: str) -> str | None:
+    """The gateway of an existing network that a router's port has and that cannot be moved (Neutron)."""
+    held = {port.ip for port in facts.ports if port.infrastructure}
+    gateways = (s.gateway_ip for s in facts.network.subnets if addressing.normal(s.cidr) == cidr)
+    fixed = (gateway for gateway in gateways if gateway in held)
+    return None if reservation.capabilities.movable_gateway else next(fixed, None)
+
+
 def first_free(owned: Iterable[Block], size: int, used: Iterable[int]) -> int | None:
     taken = set(used)
     for block in sorted(owned, key=block_logic.key):
@@ -223,6 +231,8 @@ def _gateways(
             found[site] = addressing.text(shared, cut.version)
         elif kind == "local" and site == lead and subnet.gateway_ip:
             found[site] = subnet.gateway_ip
+        elif kind == "local" and (fixed := fixed_gateway(known, draft.reservations[site], cut.cidr)):
+            found[site] = fixed
         elif kind == "local":
             address = first_free(owned, cut.size, taken)
             found[site] = None if address is None else addressing.text(address, cut.version)

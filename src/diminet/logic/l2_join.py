@@ -13,6 +13,7 @@ from diminet.logic.addressing import Cut
 from diminet.logic.entries import check_sites, facts_of
 from diminet.logic.l2_create import (
     first_free,
+    fixed_gateway,
     own_addresses,
     require_gateway_kind,
     require_same_cidrs,
@@ -114,6 +115,7 @@ class _Joiner:
         owned = sum(1 for b in every if b.owner == site)  # from an earlier time, if it left unseen
         self.lacking = block_logic.fair_share(every, live) - owned
         self.used = own_addresses(facts, draft.reservations[site], subnet.cidr, keep_gateway=False)
+        self.fixed = fixed_gateway(facts, draft.reservations[site], self.cut.cidr)
 
     def share(self, spare: Sequence[Block], most: int) -> tuple[Block, ...]:
         """Of the master's spare blocks: what it lacks of a fair share, but no more than `most`, unless
@@ -138,7 +140,9 @@ class _Joiner:
 
     def subnet(self, given: Sequence[Block]) -> Subnet:
         gateway = self.template.gateway_ip if self.kind == "shared" else None
-        if self.kind == "local":
+        if self.kind == "local" and self.fixed:
+            gateway = self.fixed
+        elif self.kind == "local":
             address = first_free(given, self.cut.size, self.used)
             gateway = None if address is None else addressing.text(address, self.cut.version)
         return self.template.model_copy(update={"gateway_ip": gateway})

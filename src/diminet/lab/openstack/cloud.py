@@ -21,10 +21,13 @@ from keystoneauth1.session import Session
 from diminet.lab.openstack import configuration, templates
 from diminet.lab.openstack.configuration import User
 from diminet.lab.openstack.environment import Environment
+from diminet.lab.openstack.mariadb import MariaDb
 from diminet.lab.openstack.servers import Server, Servers
+from diminet.lab.plan import Database
 from diminet.model import Model
 
 SHARED = "keystone"
+MARIADB_THREADS = 8  # of each Neutron
 DOMAIN = "default"
 SERVICE_NAMES = {"identity": "keystone", "network": "neutron"}
 
@@ -42,9 +45,10 @@ class Region(Model):
 
 
 class Cloud:
-    """directory: of everything that its servers write; made if it is not there, never removed here."""
+    """directory: of everything that its servers write; made if it is not there, never removed here.
+    database: of the Neutrons; with mariadb each serves several requests at once. Keystone has sqlite."""
 
-    def __init__(self, directory: Path, environment: Environment) -> None:
+    def __init__(self, directory: Path, environment: Environment, *, database: Database = "sqlite") -> None:
         self._directory = directory
         self._environment = environment
         self._templates = templates.prepare(environment)
@@ -55,6 +59,10 @@ class Cloud:
         self._services: dict[tuple[str, str], str] = {}
         self._in_catalog: set[tuple[str, str]] = set()
         directory.mkdir(parents=True, exist_ok=True)
+        self._mariadb: MariaDb | None = None
+        if database == "mariadb":
+            self._dump = templates.neutron_dump(environment)
+            self._mariadb = MariaDb(directory / "mariadb")
         self._keystones = Servers(environment, "keystone", directory / "keystones.log")
         self._neutrons = Servers(environment, "neutron", directory / "neutrons.log")
 
@@ -70,6 +78,8 @@ class Cloud:
         """End all servers."""
         self._neutrons.close()
         self._keystones.close()
+        if self._mariadb is not None:
+            self._mariadb.close()
 
     # -- its life ----------------------------------------------------------------------------------
 
@@ -127,7 +137,13 @@ class Cloud:
 
     def _provision(self, region: Region) -> Server:
         directory = self._directory / f"neutron-{region.name}"
-        shutil.copytree(self._templates.neutron, directory)
+        database = None
+        if self._mariadb is None:
+            shutil.copytree(self._templates.neutron, directory)
+        else:
+            directory.mkdir()
+            self._mariadb.create(directory.name, self._dump)
+            database = self._mariadb.url(directory.name)
         text = configuration.neutron(
             directory,
             self._environment,
@@ -135,9 +151,11 @@ class Cloud:
             keystone_url=self.keystone_url(region.keystone),
             service=self.user("neutron"),
             base_mac=configuration.base_mac(region.number),
+            database=database,
         )
         (directory / "neutron.conf").write_text(text)
-        return Server(region.name, directory, region.host, region.port, namespace=region.namespace)
+        threads = 1 if database is None else MARIADB_THREADS
+        return Server(region.name, directory, region.host, region.port, threads, region.namespace)
 
     # -- where and who -----------------------------------------------------------------------------
 

@@ -66,8 +66,10 @@ def neutron(
     keystone_url: str,
     service: User,
     base_mac: str,
+    database: str | None = None,
 ) -> str:
-    """keystone_url: with /v3. service: the user by which Neutron validates tokens. base_mac: of its ports."""
+    """keystone_url: with /v3. service: the user by which Neutron validates tokens. base_mac: of its ports.
+    database: SQLAlchemy's URL; None: neutron.sqlite in its directory."""
     extensions = environment.site_packages / "networking_bgpvpn" / "neutron" / "extensions"
     driver = "networking_bgpvpn.neutron.services.service_drivers.driver_api.BGPVPNDriver"
     return ini(
@@ -91,7 +93,7 @@ def neutron(
             },
             "oslo_concurrency": {"lock_path": directory / "locks"},
             "oslo_messaging_notifications": {"driver": "noop"},
-            "database": _sqlite(directory / "neutron.sqlite"),
+            "database": {"connection": database} if database else _sqlite(directory / "neutron.sqlite"),
             "keystone_authtoken": {
                 "auth_type": "password",
                 "interface": "public",

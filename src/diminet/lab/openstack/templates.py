@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,11 +17,13 @@ from diminet.errors import BadSurroundings
 from diminet.lab.openstack import configuration
 from diminet.lab.openstack.configuration import Accounts, User
 from diminet.lab.openstack.environment import PROGRAMS, Environment
+from diminet.lab.openstack.mariadb import MariaDb, migrate
 
 MAKE_TIMEOUT = 300.0  # seconds
 TOKEN_LIFETIME = 24 * 3600  # seconds
 SERVICE_PROJECT, PROJECT, OTHER_PROJECT = "service", "demo", "other"
 SERVICE_USER = "diminet"
+NOWHERE = "http://127.0.0.1:1/v3"  # a Keystone that is not spoken to
 PEERS_USER = "diminet-peers"
 
 
@@ -44,6 +47,35 @@ def prepare(environment: Environment) -> Templates:
             (home / "made").touch()
     accounts = Accounts.model_validate_json((home / "accounts.json").read_bytes())
     return Templates(home / "keystone", home / "neutron", accounts)
+
+
+def neutron_dump(environment: Environment) -> Path:
+    """Of an empty Neutron's database for MariaDB, made if it is not there: Neutron's migrations take a
+    quarter of a minute. Raises BadSurroundings."""
+    accounts = prepare(environment).accounts
+    home = environment.root / "templates" / _version(environment)
+    dump = home / "neutron.sql"
+    with _lock(home):
+        if not dump.exists():
+            with tempfile.TemporaryDirectory(dir=home) as work:
+                _migrate(environment, accounts, Path(work), home)
+    return dump
+
+
+def _migrate(environment: Environment, accounts: Accounts, work: Path, home: Path) -> None:
+    with MariaDb(work / "mariadb") as database:
+        text = configuration.neutron(
+            work,
+            environment,
+            region="template",
+            keystone_url=NOWHERE,
+            service=accounts.user("neutron"),
+            base_mac=configuration.base_mac(1),
+            database=database.url("neutron"),
+        )
+        (work / "neutron.conf").write_text(text)
+        migrate(environment, database, work, work / "neutron.sql")
+    (work / "neutron.sql").replace(home / "neutron.sql")
 
 
 def new_accounts() -> Accounts:
@@ -104,7 +136,7 @@ def _make(environment: Environment, home: Path) -> None:
             directories["neutron"],
             environment,
             region="template",
-            keystone_url="http://127.0.0.1:1/v3",  # it is not spoken to
+            keystone_url=NOWHERE,
             service=accounts.user("neutron"),
             base_mac=configuration.base_mac(1),
         )

@@ -116,13 +116,14 @@ class Networks:
         await self._unmark("network", network)
 
     async def _unmark(self, kind: str, row: Json) -> None:
+        """The description goes last: by it the rest is found when one of the calls fails."""
         path = f"/{kind}s/{row['id']}"
-        if marks.made_of_description(row.get("description")) is not None:
-            body = {kind: {"description": ""}}
-            await self._neutron.put(f"change the description of {kind} {row['id']}", path, body)
         for tag in set(row["tags"]) - set(marks.without_ours(row["tags"])):
             what = f"take a tag of {kind} {row['id']} off"
             await self._neutron.delete(what, f"{path}/tags/{tag}")
+        if marks.made_of_description(row.get("description")) is not None:
+            body = {kind: {"description": ""}}
+            await self._neutron.put(f"change the description of {kind} {row['id']}", path, body)
 
 
 def _made(network: Json) -> marks.Made | None:

@@ -106,7 +106,7 @@ class Subnets:
             what = f"set pools and gateway of subnet {now.cidr} ({subnet_id})"
             await self._neutron.put(what, f"/subnets/{subnet_id}", {"subnet": change})
         if tag and _restored(marks.shape_before(tag, now.cidr), shape):
-            for one in (tag, marks.CHANGED):
+            for one in (marks.CHANGED, tag):  # the one by which we know goes last
                 what = f"take a tag of subnet {subnet_id} off"
                 await self._neutron.delete(what, f"/subnets/{subnet_id}/tags/{one}")
 
