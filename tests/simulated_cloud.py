@@ -55,6 +55,7 @@ class SimulatedVim:
     """A South without a data plane: what it was told to connect, and an IPAM that honours pools."""
 
     kind = "simulated"
+    asks_for_room = True
 
     def __init__(self, number: int) -> None:
         self.number = number

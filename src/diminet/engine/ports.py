@@ -123,6 +123,8 @@ class South(Protocol):
     """
 
     kind: str
+    asks_for_room: bool
+    """It asks the PoolKeeper when a pool has run dry; one that does not is never to run dry."""
 
     async def capabilities(self) -> Capabilities: ...
 
