@@ -9,6 +9,8 @@ ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
 SITES ?= 3
 TESTS ?=
 WORKERS ?= 2
+SEEDS ?= 1000
+STEPS ?= 1000
 
 help:
 	@echo 'make demo    set up, join three sites, show what happened'
@@ -17,6 +19,7 @@ help:
 	@echo 'make test-openstack   the tests with real Neutrons, with those that are too long for make test'
 	@echo 'make lab     set up, run a lab in the foreground (SITES=3)'
 	@echo 'make bench   set up, measure creates and deletes'
+	@echo 'make simulate  set up, play SEEDS=1000 of the simulator; SEED=7: that one with its trace; MUTANTS=1: does it bite'
 	@echo 'make setup   only set up: Debian packages, .venv and the OpenStack of the tests (.venv-openstack)'
 
 setup:
@@ -50,3 +53,7 @@ lab: core
 
 bench: core
 	$(ROOT) $(BIN)/diminet bench create
+
+simulate: core
+	@PYTHONPATH=tests $(BIN)/python -m simulator --steps $(STEPS) $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) \
+		$(if $(SITES_OF_A_SEED),--sites $(SITES_OF_A_SEED)) $(if $(MUTANTS),--mutants)

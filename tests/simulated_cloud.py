@@ -2,43 +2,24 @@
 network between them and the VIM (named so: nothing here moves a packet)."""
 
 import asyncio
-import ipaddress
+import time
 import uuid
 from collections import Counter
+from collections.abc import Coroutine
 from typing import Any
 
 from diminet.clock import SystemClock
 from diminet.engine.engine import Engine
 from diminet.engine.instance import Instance, Limits
-from diminet.errors import (
-    DiminetError,
-    NetworkNotFound,
-    NotAuthorised,
-    SiteRefused,
-    SiteUnknown,
-    SiteUnreachable,
-    from_dict,
-)
+from diminet.errors import DiminetError, SiteUnreachable, from_dict
 from diminet.logic.types import TYPES
 from diminet.messages import Caller, Context, CreateRequest
-from diminet.model import (
-    AddressRange,
-    Capabilities,
-    Entry,
-    Health,
-    Ingress,
-    Initiator,
-    NetworkFacts,
-    PortFacts,
-    Remains,
-    Site,
-    SubnetFacts,
-    SubnetShape,
-    Target,
-)
+from diminet.model import Entry, Initiator
 from diminet.store.store import SqlStore
+from simulator.loop import Crash, VirtualLoop
+from simulator.surroundings import Names, Quiet, Trust
+from simulator.vim import PROJECT, SimulatedVim
 
-PROJECT = "demo"
 LIMITS = Limits(
     request_timeout=8.0,  # a limit on waiting: nothing here takes that long on a quiet machine
     sync_interval=0.2,
@@ -51,184 +32,7 @@ LIMITS = Limits(
 )
 
 
-class SimulatedVim:
-    """A South without a data plane: what it was told to connect, and an IPAM that honours pools."""
-
-    kind = "simulated"
-    asks_for_room = True
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.networks: dict[str, NetworkFacts] = {}
-        self.port_rows: dict[str, dict[str, PortFacts]] = {}
-        self.keys: dict[tuple[str, str], str] = {}
-        self.targets: dict[str, Target] = {}
-        self.refuse: set[str] = set()
-        self.keeper: Any = None
-        self.calls: Counter[str] = Counter()
-        self.filters: dict[str, tuple[Ingress, ...]] = {}
-        self.marks: dict[str, str] = {}
-
-    def _call(self, name: str) -> None:
-        self.calls[name] += 1
-        if name in self.refuse:
-            raise SiteRefused(f"the simulated VIM refuses {name}")
-
-    # a tenant's side
-
-    def add_network(self, *cidrs: str, project: str = PROJECT, name: str = "net") -> str:
-        network_id = str(uuid.uuid4())
-        self.networks[network_id] = NetworkFacts(
-            network_id=network_id, name=name, project_id=project, mtu=1450, subnets=()
-        )
-        self.port_rows[network_id] = {}
-        for cidr in cidrs:
-            net = ipaddress.ip_network(cidr)
-            gateway = str(net[1])
-            last = net[-2] if net.version == 4 else net[-1]
-            self._set(
-                network_id,
-                SubnetShape(
-                    cidr=cidr,
-                    ip_version=net.version,
-                    gateway_ip=gateway,
-                    pools=(AddressRange(str(net[2]), str(last)),),
-                ),
-            )
-        return network_id
-
-    async def boot(self, network_id: str) -> str:
-        """The address of a new port; asks its keeper for more room when the pool is dry."""
-        subnet = self.networks[network_id].subnets[0]
-        for _ in range(2):
-            ip = self._free(network_id, self.networks[network_id].subnets[0])
-            if ip is not None:
-                serial = len(self.port_rows[network_id])
-                mac = f"02:{self.number:02x}:00:00:{serial // 256:02x}:{serial % 256:02x}"
-                self.port_rows[network_id][ip] = PortFacts(ip=ip, mac=mac, infrastructure=False)
-                self.keeper.port_made(network_id)
-                return ip
-            if not await self.keeper.more_room(network_id, subnet.cidr):
-                break
-        raise RuntimeError("no address")
-
-    def _free(self, network_id: str, subnet: SubnetFacts) -> str | None:
-        for first, last in subnet.pools:
-            for n in range(int(ipaddress.ip_address(first)), int(ipaddress.ip_address(last)) + 1):
-                ip = str(ipaddress.ip_address(n))
-                if ip not in self.port_rows[network_id] and ip != subnet.gateway_ip:
-                    return ip
-        return None
-
-    # South
-
-    async def capabilities(self) -> Capabilities:
-        return Capabilities(kind="simulated", shared_gateway=True, data_plane=True)
-
-    async def network(self, network_id: str, *, as_user: Any = None) -> NetworkFacts:
-        self._call("network")
-        if network_id not in self.networks:
-            raise NetworkNotFound(f"no network {network_id}")
-        return self.networks[network_id]
-
-    async def ports(self, network_id: str) -> tuple[PortFacts, ...]:
-        self._call("ports")
-        network = await self.network(network_id)
-        gateways = tuple(
-            PortFacts(ip=s.gateway_ip, mac=f"02:{self.number:02x}:ff:ff:ff:ff", infrastructure=True)
-            for s in network.subnets
-            if s.gateway_ip
-        )
-        return (*self.port_rows[network_id].values(), *gateways)
-
-    async def make_network(self, service_id: str, project_id: str, name: str, key: str) -> str:
-        self._call("make_network")
-        if (service_id, key) not in self.keys:
-            network_id = self.add_network(project=project_id, name=name)
-            self.networks[network_id] = self.networks[network_id].model_copy(update={"ours": service_id})
-            self.keys[service_id, key] = network_id
-        return self.keys[service_id, key]
-
-    def _set(self, network_id: str, shape: SubnetShape) -> None:
-        network = self.networks[network_id]
-        old = next((s for s in network.subnets if s.cidr == shape.cidr), None)
-        pools = shape.pools if shape.pools is not None else (old.pools if old else ())
-        new = SubnetFacts(
-            subnet_id=old.subnet_id if old else str(uuid.uuid4()),
-            cidr=shape.cidr,
-            ip_version=shape.ip_version,
-            gateway_ip=shape.gateway_ip,
-            pools=pools,
-        )
-        others = tuple(s for s in network.subnets if s.cidr != shape.cidr)
-        self.networks[network_id] = network.model_copy(update={"subnets": (*others, new)})
-
-    async def shape_subnet(self, network_id: str, shape: SubnetShape, *, make: bool = True) -> None:
-        self._call("shape_subnet")
-        network = await self.network(network_id)
-        if not make and all(s.cidr != shape.cidr for s in network.subnets):
-            return
-        if shape.gateway_ip in self.port_rows[network_id]:
-            raise SiteRefused(f"a port uses {shape.gateway_ip}")
-        self._set(network_id, shape)
-
-    async def drop_network(self, network_id: str) -> bool:
-        self._call("drop_network")
-        if network_id not in self.networks:
-            return True
-        if self.port_rows[network_id]:
-            self.networks[network_id] = self.networks[network_id].model_copy(update={"ours": None})
-            return False
-        del self.networks[network_id], self.port_rows[network_id]
-        self.keys = {k: v for k, v in self.keys.items() if v != network_id}
-        return True
-
-    async def connect(self, target: Target) -> None:
-        self._call("connect")
-        self.targets[target.service_id] = target
-
-    async def disconnect(self, service_id: str) -> None:
-        self._call("disconnect")
-        self.targets.pop(service_id, None)
-
-    async def realised(self) -> dict[str, Health]:
-        return {s: Health(service_id=s) for s in self.targets}
-
-    async def problems(self) -> tuple[str, ...]:
-        return ()
-
-    async def ingress(self, network_id: str) -> tuple[Ingress, ...]:
-        self._call("ingress")
-        return self.filters.get(network_id, ())
-
-    async def remains(self) -> tuple[Remains, ...]:
-        return tuple(
-            Remains(
-                service_id=service_id,
-                project_id=self.networks[network_id].project_id,
-                network_id=network_id,
-                made=True,
-                key=key,
-            )
-            for (service_id, key), network_id in self.keys.items()
-            if self.networks[network_id].ours
-        )
-
-    async def mark(self, name: str) -> str | None:
-        return self.marks.get(name)
-
-    async def set_mark(self, name: str, value: str) -> None:
-        self.marks[name] = value
-
-    def picture(self) -> dict[str, Any]:
-        """Everything there is, for comparing before and after."""
-        return {
-            "networks": {
-                i: (n.name, n.ours, sorted((s.cidr, s.gateway_ip, s.pools) for s in n.subnets))
-                for i, n in self.networks.items()
-            },
-            "targets": dict(self.targets),
-        }
+POLL = 0.05  # seconds
 
 
 class Wire:
@@ -291,40 +95,6 @@ class _Remote:
         return call
 
 
-class Names:
-    """Directory."""
-
-    def __init__(self, names: list[str]) -> None:
-        self.all = tuple(
-            Site(name=n, number=i + 1, north_url=f"http://{n}", east_west_url=f"https://{n}")
-            for i, n in enumerate(names)
-        )
-
-    async def site(self, name: str) -> Site:
-        for site in self.all:
-            if site.name == name:
-                return site
-        raise SiteUnknown(f"site {name} is not in the directory", sites=[name])
-
-    async def sites(self) -> tuple[Site, ...]:
-        return self.all
-
-
-class Trust:
-    """Identity: every site vouches for the project demo only."""
-
-    async def authenticate(self, token: str) -> Caller:
-        raise NotImplementedError
-
-    async def authorise(self, ctx: Context, project_id: str) -> None:
-        if ctx.initiator.project_id != project_id or (ctx.sender and project_id != PROJECT):
-            raise NotAuthorised("not vouched for")
-
-
-class Crash(BaseException):
-    """The instance is gone at once, as by kill -9."""
-
-
 class Life:
     """Counts an instance's steps (durable writes, calls of the VIM, messages); ends it at one of them.
 
@@ -369,21 +139,26 @@ class Mortal:
         return call
 
 
-class Quiet:
-    def create_step(self, step: str, seconds: float) -> None:
-        return
+class LoopClock(SystemClock):
+    """The running loop's time, which a VirtualLoop makes up."""
 
-    def set_services(self, counts: Any) -> None:
-        return
+    def __init__(self) -> None:
+        self.began = time.time()
 
-    def set_blocks(self, counts: Any) -> None:
-        return
+    def now(self) -> float:
+        return self.began + asyncio.get_running_loop().time()
 
-    def set_outbox(self, depth: int, oldest_age: float) -> None:
-        return
 
-    def set_audit(self, counts: Any) -> None:
-        return
+def run_virtually(work: Coroutine[Any, Any, Any]) -> Any:
+    """As asyncio.run, with waiting that takes no time: no limit depends on how busy the machine is."""
+    loop = VirtualLoop()
+    errors: list[dict[str, Any]] = []
+    loop.on_error = errors.append
+    result = loop.run(work)
+    loop.own.end()
+    loop.drain()
+    assert not errors, errors
+    return result
 
 
 class Cloud:
@@ -409,7 +184,7 @@ class Cloud:
             south=Mortal(self.vims[name], life),
             directory=self.names,
             identity=Trust(),
-            clock=SystemClock(),
+            clock=LoopClock(),
             types=TYPES,
             asn=64999,
             meter=Quiet(),
@@ -476,11 +251,11 @@ class Cloud:
 
 async def until(condition: Any, seconds: float = 15.0) -> None:
     """Wait, bounded, for a condition (sync or async)."""
-    for _ in range(int(seconds / 0.02)):
+    for _ in range(int(seconds / POLL)):
         result = condition()
         if asyncio.iscoroutine(result):
             result = await result
         if result:
             return
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(POLL)
     raise AssertionError("it did not come true in time")

@@ -12,15 +12,12 @@ from diminet.errors import DiminetError
 from diminet.messages import Change
 from diminet.model import Entry
 from simulated_cloud import LIMITS, Cloud, Crash, Life, until
+from simulated_cloud import run_virtually as run
 
 MOST_STEPS = 80
 STRIDE = int(os.environ.get("CRASH_STRIDE", "3"))  # 1: every step (some ten minutes)
-PATIENT = replace(LIMITS, request_timeout=5.0, reservation_lifetime=6.0)  # for a loaded machine
+BRIEF = replace(LIMITS, request_timeout=1.0, reservation_lifetime=1.5)  # of virtual time
 AT_ONCE = 6  # crashes at different steps, each in a cloud of its own, side by side
-
-
-def run(work):
-    return asyncio.run(asyncio.wait_for(work, 120))
 
 
 def at_every_step(trial, offset):
@@ -69,7 +66,7 @@ def check_whole(cloud, found, before, sites):
 
 async def one(kind, victim, at, after):
     """Crash `victim` at step `at` of a create asked at A; returns whether the step was reached."""
-    cloud = Cloud("A", "B", "C", limits=PATIENT)
+    cloud = Cloud("A", "B", "C", limits=BRIEF)
     try:
         a = cloud.vims["A"].add_network("10.0.0.0/24")
         b = cloud.vims["B"].add_network("10.1.0.0/24")
@@ -99,7 +96,7 @@ def test_crash_at_every_step_of_a_create(kind, victim, after):
 
 
 async def one_change(victim, at, after, operation):
-    cloud = Cloud("A", "B", "C", limits=PATIENT)
+    cloud = Cloud("A", "B", "C", limits=BRIEF)
     try:
         ids = {s: cloud.vims[s].add_network(f"10.{i}.0.0/24") for i, s in enumerate("ABC")}
         before = cloud.pictures()

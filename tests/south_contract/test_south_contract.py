@@ -105,6 +105,17 @@ def test_a_made_network_with_a_tenants_port_stays_with_the_tenant(place):
     place(work)
 
 
+def test_a_subnet_is_put_back_only_while_it_is_there(place):
+    async def work(here):
+        network = await here.network(CIDR)
+        before = (await here.south.network(network)).subnets
+        gone = shape("10.9.0.2", "10.9.0.9", gateway="10.9.0.1", cidr="10.9.0.0/24")
+        await here.south.shape_subnet(network, gone, make=False)
+        assert (await here.south.network(network)).subnets == before
+
+    place(work)
+
+
 def test_pools_hold_from_when_shaping_returns_and_come_back(place):
     async def work(here):
         south = here.south

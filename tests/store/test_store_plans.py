@@ -19,6 +19,7 @@ OPERATIONS: dict[str, Callable[[Tx], Any]] = {
     ),
     "delete_service": lambda tx: tx.delete_service("s1"),
     "services_of_network": lambda tx: tx.services_of_network("paris", "net-p"),
+    "being_put_back": lambda tx: tx.being_put_back("net-p"),
     "services_shared_with": lambda tx: tx.services_shared_with("paris"),
     "sharing_sites": lambda tx: tx.sharing_sites(),
     "sharing_sites_of_project": lambda tx: tx.sharing_sites("p1"),

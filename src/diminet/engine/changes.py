@@ -142,7 +142,7 @@ class Changes:
         here, master = self.here, self.coordinator
         started = here.clock.now()
         ctx = ctx.model_copy(update={"deadline": started + master.forward()})
-        for site in {e.site for e in entries} - {m.site for m in before.members}:
+        for site in sorted({e.site for e in entries} - {m.site for m in before.members}):
             await here.directory.site(site)
         policy = str(fields.get("on_unreachable", before.on_unreachable))
         intent = IntentRow(
@@ -315,7 +315,7 @@ class Changes:
             return
         limits, now = self.here.limits, self.here.clock.now()
         refusals = dict(row.refusals)
-        for site in sites & set(error.sites) or sites:
+        for site in sorted(sites & set(error.sites) or sites):
             attempts = refusals[site].attempts + 1 if site in refusals else 0
             most = limits.refusal_backoff_most
             wait = back_off(attempts, limits.sync_interval, most, self.here.clock.random())

@@ -190,7 +190,7 @@ class Engine:
     async def _leads(self) -> bool:
         """Of several processes on one database one does the background work: it holds the lease."""
         now, seconds = self.here.clock.now(), self.here.limits.lease_lifetime
-        if self.leads_until - now < seconds / 2:
+        if not seconds / 2 <= self.leads_until - now <= seconds:  # soon over, or the clock was set back
             holder = self.coordinator.process
             got = await self.here.store.write(lambda tx: tx.lease(LEASE, holder, now, seconds))
             self.leads_until = now + seconds if got else 0.0

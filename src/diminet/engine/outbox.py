@@ -63,11 +63,12 @@ class Outbox:
     async def deliver_due(self) -> None:
         """Begin to send what is due, each peer by itself: one that is slow delays no other."""
         now = self.here.clock.now()
-        rows = await self.here.store.read(lambda tx: tx.outbox(due=now))
+        most = self.here.limits.backoff_most
+        rows = await self.here.store.read(lambda tx: tx.outbox(due=now, most=most))
         by_peer: dict[str, list[OutboxRow]] = defaultdict(list)
         for row in rows:
             by_peer[row.peer].append(row)
-        for peer in by_peer.keys() - self.busy:
+        for peer in sorted(by_peer.keys() - self.busy):
             self.busy.add(peer)
             self.here.later(self._to_peer(peer, by_peer[peer][: self.here.limits.outbox_batch]))
 
@@ -205,10 +206,10 @@ class Outbox:
         """Keep what a member has answered; a service that waited for nothing else becomes active. Who has
         applied the document needs no letter of it, whoever has posted one."""
         row = tx.service(service_id)
-        if row is None:
-            return
+        if row is None or row.document.tombstone:
+            return  # of a deleted service only what is said to the tombstone counts
         done = state.applied == row.document.pair
-        concerned = row.document.member(state.site) is not None
+        member = row.document.member(state.site)
         tx.save_member(
             MemberRow(
                 service_id=service_id,
@@ -218,11 +219,11 @@ class Outbox:
                 operating=state.operating_status.value,
                 fault=state.fault,
                 seen_at=self.here.clock.now(),
-                clean=done and not concerned,
+                clean=done and member is None,
             )
         )
         self.participant.learn_blocks(tx, row.document, state.blocks, state.site)
-        if done and not concerned:
+        if done and (member is None or member.deferred):
             self.participant.reconciler.pools.reclaim(tx, service_id)
         letters = tx.outbox(service_id=service_id, peer=state.site) if done else ()
         for letter in letters:
@@ -235,12 +236,14 @@ class Outbox:
         document = row.document
         if document.epoch.site != self.here.number or document.tombstone:
             return
+        # A document that was restored is ACTIVE from the start; its members have yet to say so.
+        active = row.status == ProvisioningStatus.ACTIVE
+        pending = ProvisioningStatus.PENDING_UPDATE if active else row.status
         states = {
-            m.site: m.status if m.pair == document.pair else row.status
-            for m in tx.members(document.service_id)
+            m.site: m.status if m.pair == document.pair else pending for m in tx.members(document.service_id)
         }
-        states[self.here.name] = ProvisioningStatus.ACTIVE if row.applied == document.pair else row.status
-        status = provisioning(document, states, row.status)
+        states[self.here.name] = ProvisioningStatus.ACTIVE if row.applied == document.pair else pending
+        status = provisioning(document, states, pending)
         if status == ProvisioningStatus.ACTIVE and tx.intent(document.service_id) is None:
             tx.save_service(
                 row.model_copy(update={"status": status, "confirmed": document.pair}),

@@ -73,7 +73,7 @@ class Participant:
         """The master goes on without us: an older document that is still on its way finds no promise,
         so that the master may count on what this answer says."""
         rows = await self.here.store.read(lambda tx: tx.reservations_of_service(document.service_id))
-        for rid in {row.rid for row in rows if row.sender == document.master}:
+        for rid in sorted({row.rid for row in rows if row.sender == document.master}):
             await self.reservations.release(rid)
 
     async def _from_master(self, ctx: Context, document: Document) -> DocumentPut:
@@ -330,7 +330,7 @@ class Participant:
         """Take everything of the service down here; answers when it is done."""
         await self.here.store.write(lambda tx: self.entomb(tx, ctx, service_id, tombstone))
         rows = await self.here.store.read(lambda tx: tx.reservations_of_service(service_id))
-        for rid in {row.rid for row in rows}:
+        for rid in sorted({row.rid for row in rows}):
             await self.reservations.release(rid)
         await self.reconciler.realise(service_id)
         await self.here.tell_news()

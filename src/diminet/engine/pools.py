@@ -8,12 +8,12 @@ in the pool is written before the VIM is told; what is to be given is taken out 
 from collections.abc import Sequence
 
 from diminet.engine.instance import Instance
-from diminet.engine.ports import HeldBlock, ServiceRow, Tx
+from diminet.engine.ports import HeldBlock, MemberRow, ServiceRow, Tx
 from diminet.errors import DiminetError, NotAuthorised, ServiceNotFound
 from diminet.logic import blocks as block_logic
 from diminet.logic.lifecycle import believe
 from diminet.messages import BlockGrant, BlockRequest, Context
-from diminet.model import Block, Document, Event, Initiator, Resource
+from diminet.model import Block, Document, Event, Initiator, ProvisioningStatus, Resource
 
 
 class Pools:
@@ -389,20 +389,28 @@ class Pools:
         return out
 
     def reclaim(self, tx: Tx, service_id: str) -> None:
-        """At the master: blocks of a site that has left, has said so and does not know them as its own
-        (they were given for a join that failed, or on a request whose answer was lost) are ours."""
+        """At the master: blocks of a site that has left, or was put off, has said so and does not know
+        them as its own (given for a join that failed, or on a request whose answer was lost) are ours."""
         row = tx.service(service_id)
         if row is None or row.document.tombstone or row.document.epoch.site != self.here.number:
             return
-        gone = {m.site for m in tx.members(service_id) if m.clean and row.document.member(m.site) is None}
+        gone = {m.site for m in tx.members(service_id) if self._has_nothing(row.document, m)}
         back = [h.block for h in tx.blocks(service_id) if h.block.owner in gone]
         master = self.here.name
         tx.put_blocks(
             service_id, [HeldBlock(block=block_logic.next_version(b, master, master)) for b in back]
         )
 
+    @staticmethod
+    def _has_nothing(document: Document, known: MemberRow) -> bool:
+        member = document.member(known.site)
+        if member is None:
+            return known.clean
+        done = known.pair == document.pair and known.status == ProvisioningStatus.ACTIVE
+        return member.deferred and done
+
     def give_back(self, tx: Tx, document: Document) -> None:
-        """On leaving: our blocks become the master's."""
+        """On leaving, or being put off: our blocks become the master's."""
         mine = [h.block for h in tx.blocks(document.service_id) if h.block.owner == self.here.name]
         back = [block_logic.next_version(b, document.master, self.here.name) for b in mine]
         tx.put_blocks(document.service_id, [HeldBlock(block=b) for b in back])

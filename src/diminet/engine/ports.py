@@ -5,6 +5,7 @@ otherwise what the peer answered. South: SiteRefused (the VIM said no), SiteUnre
 away), NetworkNotFound. Store: StorageUnavailable.
 """
 
+import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal, Protocol, TypeVar
@@ -215,8 +216,12 @@ class ServiceRow(Model):
     synced_at: float | None = None
 
 
+NOBODY = ""
+
+
 class ReservationRow(Model):
-    """A promise of this site. network_id: reserved network. made: made for it. original: to restore."""
+    """A promise of this site. sender: to whom; NOBODY: adopted after the loss of the database.
+    network_id: reserved network. made: made for it. original: to restore."""
 
     rid: str
     service_id: str
@@ -384,6 +389,9 @@ class Tx(Protocol):
     def services_of_network(self, site: str, network_id: str) -> list[ServiceRow]:
         """Live documents with that network of that site among their resources."""
 
+    def being_put_back(self, network_id: str) -> bool:
+        """Is that network of ours still connected to a service that is deleted, or that we have left?"""
+
     def services_shared_with(self, site: str) -> list[ServiceRow]:
         """Live or tombstone, of which that site is a member or was asked."""
 
@@ -411,7 +419,9 @@ class Tx(Protocol):
     def reservation(self, rid: str) -> list[ReservationRow]:
         """One RID may promise several networks: one row for each."""
 
-    def expired_reservations(self, now: float) -> list[ReservationRow]: ...
+    def expired_reservations(self, now: float, *, most: float = math.inf) -> list[ReservationRow]:
+        """Also those that would last for more than `most` seconds: the clock was set back since."""
+
     def add_reservation(self, row: ReservationRow) -> None: ...
     def delete_reservations(self, rid: str) -> None: ...
     def authorise(self, service_id: str, network_id: str, initiator: Initiator, at: float) -> None: ...
@@ -455,11 +465,13 @@ class Tx(Protocol):
         self,
         *,
         due: float | None = None,
+        most: float = math.inf,
         peer: str | None = None,
         service_id: str | None = None,
         refusals: int | None = None,
     ) -> list[OutboxRow]:
-        """refusals: that have met with at least so many."""
+        """due: only what is to be sent by then, or not before `most` seconds behind it, which can only be
+        since the clock was set back. refusals: that have met with at least so many."""
 
     def post(self, row: OutboxRow) -> None:
         """Insert; an equal (peer, service_id, kind, rid) keeps its created_at."""

@@ -103,6 +103,9 @@ class Reconciler:
         current = tx.service(service_id)
         if current is None or current.document.pair != row.document.pair or current.document.tombstone:
             return  # it moved on meanwhile: the next run makes that so
+        me = row.document.member(self.here.name)
+        if me is not None and me.deferred:
+            self.pools.give_back(tx, row.document)
         for connection in tx.connections(service_id):
             if connection.state != "REMOVING":
                 tx.save_connection(connection.model_copy(update={"state": "ACTIVE", "error": None}))
@@ -230,7 +233,7 @@ class Reconciler:
             problems = () if over else await self._appeared(row.document)
             if problems:
                 found[row.document.service_id] = problems
-        for service_id in found.keys() - self.appeared.keys():
+        for service_id in sorted(found.keys() - self.appeared.keys()):
             await self._tell_appeared(service_id, found[service_id])
         # What lies between and was not found has no problem any more, or is no more.
         kept = {i: p for i, p in self.appeared.items() if i <= after or (self.looked_at and i > last)}
@@ -264,7 +267,7 @@ class Reconciler:
         made = await self.here.store.read(lambda tx: tx.services_realised(self.here.name))
         missing = {
             service_id: Health(service_id=service_id, problems=("its data plane is missing",))
-            for service_id in made - found.keys()
+            for service_id in sorted(made - found.keys())
         }
         self.health = {**found, **missing}
 
@@ -322,7 +325,7 @@ class Reconciler:
     async def _sweep(self, strangers: Set[str]) -> list[DiminetError]:
         """A data plane of ours without a live service: left over by a crash."""
         refused: list[DiminetError] = []
-        for service_id in strangers:
+        for service_id in sorted(strangers):
             try:
                 await self._sweep_one(service_id)
             except DiminetError as error:

@@ -53,7 +53,7 @@ class Refusals:
             return False
         tx.unpost(posted)
         row = master.participant.accept(tx, ctx, document, (), ProvisioningStatus.ACTIVE)
-        sites = [m.site for m in document.members if not m.deferred]
+        sites = [m.site for m in document.members]  # the answer of who is put off: nothing of ours is there
         why: dict[str, Any] = {"member": site, "code": posted.code, "why": posted.refused}
         if new_there:
             tx.add_event(self.here.event("put-off", ctx, service_id, before.project_id, **why))

@@ -11,7 +11,7 @@ import structlog
 from pydantic import SecretStr
 
 from diminet.engine.instance import Instance
-from diminet.engine.ports import ReservationRow, Tx
+from diminet.engine.ports import NOBODY, ReservationRow, Tx
 from diminet.errors import (
     DiminetError,
     InvalidRequest,
@@ -22,7 +22,7 @@ from diminet.errors import (
 )
 from diminet.logic.service_type import ServiceType
 from diminet.messages import Context, Reach, Reservation, ReserveRequest, ResourceFacts
-from diminet.model import Document, Entry, NetworkFacts, SubnetShape
+from diminet.model import Document, Entry, NetworkFacts, SubnetShape, Ticket
 
 log = structlog.get_logger()
 
@@ -118,6 +118,8 @@ class Reservations:
             raise NotAuthorised(
                 f"site {asker} is not the master of service {request.service_id}", sites=[self.here.name]
             )
+        if held is not None and held.left is not None and not held.settled:
+            raise self._still_ending(f"service {request.service_id}")
         mine = tx.reservations_of_service(request.service_id)
         if any(row.sender != asker for row in mine):
             raise NotAuthorised(
@@ -149,7 +151,7 @@ class Reservations:
         rid: str,
     ) -> ReservationRow:
         """The promise for one entry; one that this service has already is renewed under its RID."""
-        expires = self.here.clock.now() + request.lifetime
+        expires = self.here.clock.now() + min(request.lifetime, self.here.limits.reservation_lifetime)
         for row in mine:
             if row.network_id == entry.resource_id or (row.made and not entry.resource_id):
                 return row.model_copy(update={"ticket": request.ticket, "expires_at": expires})
@@ -163,6 +165,8 @@ class Reservations:
                         ticket=other.ticket,
                         retry_after=1.0,
                     )
+            if tx.being_put_back(entry.resource_id):
+                raise self._still_ending(f"network {entry.resource_id}")
         return ReservationRow(
             rid=rid,
             service_id=request.service_id,
@@ -172,6 +176,16 @@ class Reservations:
             ticket=request.ticket,
             expires_at=expires,
             made=entry.resource_id is None,
+        )
+
+    def _still_ending(self, what: str) -> ResourceBusy:
+        """As a network is until it is put back is not what is to be put back later. The lowest of all
+        tickets, so that whoever asks waits."""
+        return ResourceBusy(
+            f"{what} of site {self.here.name} is just being put back as it was; try again in a moment",
+            sites=[self.here.name],
+            ticket=Ticket(0, self.here.number, 0),
+            retry_after=1.0,
         )
 
     async def _prepare(
@@ -237,7 +251,7 @@ class Reservations:
     async def abort(self, service_id: str, word: str, asker: str) -> None:
         """Give up what was promised to that site: under that RID, or for the request of that ticket."""
         rows = await self.here.store.read(lambda tx: tx.reservations_of_service(service_id))
-        for rid in {r.rid for r in rows if r.sender == asker and word in (r.rid, r.ticket.word())}:
+        for rid in sorted({r.rid for r in rows if r.sender == asker and word in (r.rid, r.ticket.word())}):
             await self.release(rid)
 
     async def release(self, rid: str) -> None:
@@ -279,9 +293,11 @@ class Reservations:
             return  # the tenant has deleted it meanwhile: nothing to put back
 
     async def release_expired(self) -> None:
-        now = self.here.clock.now()
-        rows = await self.here.store.read(lambda tx: tx.expired_reservations(now))
-        await asyncio.gather(*(self.try_release(rid) for rid in {row.rid for row in rows}))
+        now, most = self.here.clock.now(), self.here.limits.reservation_lifetime
+        rows = await self.here.store.read(lambda tx: tx.expired_reservations(now, most=most))
+        # One that was adopted after a loss (`recovery`) is meant to last: its master may be away for long.
+        rows = [row for row in rows if row.sender != NOBODY or row.expires_at <= now]
+        await asyncio.gather(*(self.try_release(rid) for rid in sorted({row.rid for row in rows})))
 
     async def try_release(self, rid: str) -> None:
         """What the VIM refuses is tried again at the next turn, and keeps no other from being released."""

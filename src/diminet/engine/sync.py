@@ -172,7 +172,7 @@ class Sync:
         if entry.tombstone:
             await self._buried_there(site, row)
         elif row is None or entry.pair > row.document.pair:
-            await self._fetch(site, entry.service_id)
+            await self._fetch(site, entry.service_id, row)
         elif entry.pair < row.document.pair and row.document.epoch.site == self.here.number:
             await self._post(row, site, "document")
         else:
@@ -181,7 +181,13 @@ class Sync:
     async def _post(self, row: ServiceRow, site: str, kind: str) -> None:
         document = row.document
         ctx = self._ctx(document.project_id)
-        await self.here.store.write(lambda tx: self.outbox.post(tx, ctx, document.service_id, [site], kind))
+
+        def decide(tx: Tx) -> None:
+            posted = tx.outbox(service_id=document.service_id)
+            if all((o.peer, o.kind) != (site, kind) for o in posted):  # else its refusals are forgotten
+                self.outbox.post(tx, ctx, document.service_id, [site], kind)
+
+        await self.here.store.write(decide)
 
     async def _buried_there(self, site: str, row: ServiceRow | None) -> None:
         """Only the master's tombstone counts; from another site it is a hint to ask the master."""
@@ -195,14 +201,17 @@ class Sync:
                 return
         await self.participant.bury(ctx, document.service_id, Tombstone(service_id=document.service_id))
 
-    async def _fetch(self, site: str, service_id: str) -> None:
+    async def _fetch(self, site: str, service_id: str, row: ServiceRow | None) -> None:
         """Read the newer document at that site; applying it asks the master if the site is not it."""
         ctx = self._ctx("diminet")
         snapshot = await self.here.peers.at(site).snapshot(ctx, service_id)
         if snapshot.document is None or snapshot.document.tombstone:
             return
-        if snapshot.document.member(self.here.name) is None and not snapshot.confirmed:
+        me = snapshot.document.member(self.here.name)
+        if me is None and not snapshot.confirmed:
             return  # a change that may still be taken back: we leave when it is concluded
+        if row is None and (me is None or me.deferred):
+            return  # what we have promised is for a document that is still to come
         told = ctx.model_copy(update={"sender": site})
         put = DocumentPut(document=snapshot.document, blocks=snapshot.blocks)
         try:

@@ -41,7 +41,7 @@ class Undoing:
 
         await self.here.store.write(decide)
         mine = await self.here.store.read(lambda tx: tx.reservations_of_service(intent.service_id))
-        for rid in {row.rid for row in mine}:
+        for rid in sorted({row.rid for row in mine}):
             await self.participant.reservations.try_release(rid)
         await self.here.tell_news()
 

@@ -23,7 +23,7 @@ _Blocks = TypeAdapter(tuple[Block, ...])
 class Blocks(Rows):
     def blocks(self, service_id: str) -> list[HeldBlock]:
         """By CIDR and index."""
-        return self._held(blocks.c.service_id == service_id)
+        return [_held(row) for row in self._db.execute(_OF_SERVICE, {"service_id": service_id})]
 
     def put_blocks(self, service_id: str, new: Iterable[HeldBlock]) -> None:
         offered = list(new)
@@ -43,24 +43,13 @@ class Blocks(Rows):
     def network_blocks(
         self, site: str, network_id: str, cidr: str
     ) -> tuple[ServiceRow, list[HeldBlock]] | None:
-        has_blocks = (
-            sa.exists()
-            .where(blocks.c.service_id == services.c.id)
-            .where(blocks.c.cidr == cidr)
-            .correlate(services)
-        )
-        body = self._db.execute(
-            sa.select(services.c.body)
-            .join(service_resources, service_resources.c.service_id == services.c.id)
-            .where(service_resources.c.site == site, service_resources.c.resource_id == network_id)
-            .where(services.c.stage == Stage.LIVE, has_blocks)
-            .limit(1)
-        ).scalar()
+        wanted = {"site": site, "network_id": network_id, "cidr": cidr}
+        body = self._db.execute(_WITH_BLOCKS, wanted).scalar()
         if body is None:
             return None
         row = parse(body)
-        mine = sa.and_(blocks.c.service_id == row.document.service_id, blocks.c.cidr == cidr)
-        return row, self._held(mine)
+        held = self._db.execute(_OF_CIDR, {"service_id": row.document.service_id, "cidr": cidr})
+        return row, [_held(block) for block in held]
 
     # -- requests of others --
 
@@ -118,12 +107,6 @@ class Blocks(Rows):
 
     # -- rows --
 
-    def _held(self, which: sa.ColumnElement[bool]) -> list[HeldBlock]:
-        rows = self._db.execute(
-            sa.select(blocks).where(which).order_by(blocks.c.service_id, blocks.c.cidr, blocks.c.position)
-        )
-        return [_held(row) for row in rows]
-
     def _versions(self, service_id: str, offered: list[HeldBlock]) -> dict[tuple[str, int], int]:
         cidrs = {held.block.cidr for held in offered}
         stored = sa.select(blocks.c.cidr, blocks.c.position, blocks.c.version)
@@ -159,6 +142,26 @@ def _held(row: "sa.Row[Any]") -> HeldBlock:
     return HeldBlock(block=block, pooled=row.pooled)
 
 
+_OF_SERVICE = (
+    sa.select(blocks)
+    .where(blocks.c.service_id == sa.bindparam("service_id"))
+    .order_by(blocks.c.service_id, blocks.c.cidr, blocks.c.position)
+)
+_OF_CIDR = _OF_SERVICE.where(blocks.c.cidr == sa.bindparam("cidr"))
+_HAS_BLOCKS = (
+    sa.exists()
+    .where(blocks.c.service_id == services.c.id)
+    .where(blocks.c.cidr == sa.bindparam("cidr"))
+    .correlate(services)
+)
+_WITH_BLOCKS = (
+    sa.select(services.c.body)
+    .join(service_resources, service_resources.c.service_id == services.c.id)
+    .where(service_resources.c.site == sa.bindparam("site"))
+    .where(service_resources.c.resource_id == sa.bindparam("network_id"))
+    .where(services.c.stage == Stage.LIVE, _HAS_BLOCKS)
+    .limit(1)
+)
 _BLOCK_KEY = ("service_id", "cidr", "position")
 
 

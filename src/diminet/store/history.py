@@ -59,29 +59,37 @@ class Pruning(Services):
         it waits in the outbox.
         """
         self._prune_events(events_before, events_most)
-        self._db.execute(idempotency.delete().where(idempotency.c.at <= now - IDEMPOTENCY_KEPT_S))
+        self._db.execute(_OLD_KEYS, {"before": now - IDEMPOTENCY_KEPT_S})
         for service_id in self._over_and_done(settled_before):
             self.delete_service(service_id)
-        self._db.execute(
-            authorisations.delete()
-            .where(authorisations.c.at < settled_before)
-            .where(~sa.exists().where(services.c.id == authorisations.c.service_id).correlate(authorisations))
-        )
+        self._db.execute(_OLD_AUTHORISATIONS, {"before": settled_before})
 
     def _prune_events(self, before: float, most: int) -> None:
-        self._db.execute(events.delete().where(events.c.at < before))
-        newest = self._db.execute(sa.select(sa.func.max(events.c.seq))).scalar()
+        self._db.execute(_OLD_EVENTS, {"before": before})
+        newest = self._db.execute(_NEWEST_EVENT).scalar()
         if newest is not None:
-            self._db.execute(events.delete().where(events.c.seq <= newest - most))
+            self._db.execute(_FIRST_EVENTS, {"last": newest - most})
 
     def _over_and_done(self, before: float) -> list[str]:
-        waited_for = sa.exists().where(member_states.c.service_id == services.c.id)
-        waited_for = waited_for.where(member_states.c.clean.is_(False)).correlate(services)
-        owed = sa.exists().where(outbox.c.service_id == services.c.id).correlate(services)
-        old = sa.select(services.c.id).where(services.c.changed_at < before, ~waited_for, ~owed)
         # Two statements, as each has its index; together they would be looked for among all services.
-        over = self._bodies(old.where(services.c.stage.in_(OVER)))
-        revoked = self._bodies(
-            old.where(services.c.status == ProvisioningStatus.REVOKED, services.c.stage != Stage.BURIED)
-        )
-        return [*over, *revoked]
+        return [*self._bodies(_OVER, before=before), *self._bodies(_REVOKED, before=before)]
+
+
+_OLD_KEYS = idempotency.delete().where(idempotency.c.at <= sa.bindparam("before"))
+_OLD_AUTHORISATIONS = (
+    authorisations.delete()
+    .where(authorisations.c.at < sa.bindparam("before"))
+    .where(~sa.exists().where(services.c.id == authorisations.c.service_id).correlate(authorisations))
+)
+_OLD_EVENTS = events.delete().where(events.c.at < sa.bindparam("before"))
+_NEWEST_EVENT = sa.select(sa.func.max(events.c.seq))
+_FIRST_EVENTS = events.delete().where(events.c.seq <= sa.bindparam("last"))
+_WAITED_FOR = (
+    sa.exists()
+    .where(member_states.c.service_id == services.c.id, member_states.c.clean.is_(False))
+    .correlate(services)
+)
+_OWED = sa.exists().where(outbox.c.service_id == services.c.id).correlate(services)
+_OLD = sa.select(services.c.id).where(services.c.changed_at < sa.bindparam("before"), ~_WAITED_FOR, ~_OWED)
+_OVER = _OLD.where(services.c.stage.in_(OVER))
+_REVOKED = _OLD.where(services.c.status == ProvisioningStatus.REVOKED, services.c.stage != Stage.BURIED)

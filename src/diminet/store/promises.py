@@ -1,29 +1,32 @@
 """What this site has promised and allowed: reservations and authorisations."""
 
+import math
+
 import sqlalchemy as sa
 
 from diminet.engine.ports import ReservationRow
 from diminet.model import Initiator
-from diminet.store.rows import Rows
+from diminet.store.rows import FAR, Rows
 from diminet.store.tables import authorisations, reservations
 
 
 class Promises(Rows):
     def reservations_of_network(self, network_id: str) -> list[ReservationRow]:
-        return self._reservations(reservations.c.network_id == network_id)
+        return self._reservations(_OF_NETWORK, network_id=network_id)
 
     def reservations_of_service(self, service_id: str) -> list[ReservationRow]:
-        return self._reservations(reservations.c.service_id == service_id)
+        return self._reservations(_OF_SERVICE, service_id=service_id)
 
     def reservation(self, rid: str) -> list[ReservationRow]:
-        return self._reservations(reservations.c.rid == rid)
+        return self._reservations(_OF_RID, rid=rid)
 
-    def expired_reservations(self, now: float) -> list[ReservationRow]:
-        return self._reservations(reservations.c.expires_at <= now)
+    def expired_reservations(self, now: float, *, most: float = math.inf) -> list[ReservationRow]:
+        return self._reservations(_EXPIRED, now=now, beyond=min(now + most, FAR))
 
-    def _reservations(self, which: sa.ColumnElement[bool]) -> list[ReservationRow]:
-        rows = sa.select(reservations.c.body).where(which)
-        found = [ReservationRow.model_validate_json(body) for body in self._bodies(rows)]
+    def _reservations(
+        self, which: "sa.Select[str] | sa.CompoundSelect[str]", **values: object
+    ) -> list[ReservationRow]:
+        found = [ReservationRow.model_validate_json(body) for body in self._bodies(which, **values)]
         return sorted(found, key=lambda row: (row.rid, row.network_id))  # few; not an index walked in order
 
     def add_reservation(self, row: ReservationRow) -> None:
@@ -51,3 +54,14 @@ class Promises(Rows):
             table.c.project_id == project_id,
         )
         return self._db.execute(sa.select(table.c.at).where(*this)).first() is not None
+
+
+_ALL = sa.select(reservations.c.body)
+_OF_NETWORK = _ALL.where(reservations.c.network_id == sa.bindparam("network_id"))
+_OF_SERVICE = _ALL.where(reservations.c.service_id == sa.bindparam("service_id"))
+_OF_RID = _ALL.where(reservations.c.rid == sa.bindparam("rid"))
+# Two selects, as each enters the index at its own place; an OR would walk all of it.
+_EXPIRED = sa.union_all(
+    _ALL.where(reservations.c.expires_at <= sa.bindparam("now")),
+    _ALL.where(reservations.c.expires_at > sa.bindparam("beyond")),
+)

@@ -6,6 +6,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+FAR = 1e15  # seconds; later than any time: infinity is no number in SQL
+
 
 class Rows:
     """A part of a transaction. `db` is inside the transaction, and in the thread that owns it."""
@@ -25,8 +27,8 @@ class Rows:
         """Delete all rows that have these values."""
         self._db.execute(_delete(table, tuple(key)), {f"key_{name}": value for name, value in key.items()})
 
-    def _bodies(self, statement: "sa.Select[str]") -> list[str]:
-        return list(self._db.execute(statement).scalars())
+    def _bodies(self, statement: "sa.Select[str] | sa.CompoundSelect[str]", **values: Any) -> list[str]:
+        return list(self._db.execute(statement, values).scalars())
 
 
 # Building a statement takes longer than running it: each is built once.

@@ -56,6 +56,7 @@ class Stage(StrEnum):
 
 REPLACEABLE = (Stage.LIVE, Stage.LEAVING, Stage.LEFT)  # by a document that is no tombstone
 AT_WORK = (Stage.LIVE, Stage.BURIED, Stage.LEAVING)  # something is, or should be, or should not be here
+GOING = (Stage.BURIED, Stage.LEAVING)
 OVER = (Stage.SETTLED, Stage.LEFT)
 HIDDEN = (Stage.SETTLED, Stage.LEAVING, Stage.LEFT)  # whose GET is 404
 
@@ -92,8 +93,7 @@ class Services(Rows):
         self._drop(outbox, service_id=service_id, kind="document")
 
     def live_services(self) -> list[ServiceRow]:
-        wanted = services.c.stage.in_(AT_WORK)
-        return [parse(body) for body in self._bodies(sa.select(services.c.body).where(wanted))]
+        return [parse(body) for body in self._bodies(_LIVE_SERVICES)]
 
     def services_at_work(self) -> set[str]:
         return set(self._db.execute(sa.select(services.c.id).where(services.c.stage.in_(AT_WORK))).scalars())
@@ -152,26 +152,14 @@ class Services(Rows):
         )
 
     def services_of_network(self, site: str, network_id: str) -> list[ServiceRow]:
-        found = self._bodies(
-            sa.select(services.c.body)
-            .join(service_resources, service_resources.c.service_id == services.c.id)
-            .where(service_resources.c.site == site, service_resources.c.resource_id == network_id)
-            .where(services.c.stage == Stage.LIVE)
-            .order_by(services.c.id)
-        )
+        found = self._bodies(_SERVICES_OF_NETWORK, site=site, network_id=network_id)
         return [parse(body) for body in found]
 
+    def being_put_back(self, network_id: str) -> bool:
+        return self._db.execute(_BEING_PUT_BACK, {"network_id": network_id}).first() is not None
+
     def services_shared_with(self, site: str) -> list[ServiceRow]:
-        concerned = sa.union(
-            sa.select(service_members.c.service_id).where(service_members.c.site == site),
-            sa.select(member_states.c.service_id).where(member_states.c.site == site),
-        ).subquery()
-        found = self._bodies(
-            sa.select(services.c.body)
-            .join(concerned, concerned.c.service_id == services.c.id)
-            .order_by(services.c.id)
-        )
-        return [parse(body) for body in found]
+        return [parse(body) for body in self._bodies(_SERVICES_SHARED_WITH, site=site)]
 
     def sharing_sites(self, project_id: str | None = None) -> set[str]:
         if project_id is None:
@@ -204,18 +192,16 @@ class Services(Rows):
     # -- what hangs on them --
 
     def members(self, service_id: str) -> list[MemberRow]:
-        table = member_states
-        rows = sa.select(table.c.body).where(table.c.service_id == service_id).order_by(table.c.site)
-        return [MemberRow.model_validate_json(body) for body in self._bodies(rows)]
+        rows = self._bodies(_MEMBERS, service_id=service_id)
+        return [MemberRow.model_validate_json(body) for body in rows]
 
     def save_member(self, row: MemberRow) -> None:
         key = {"service_id": row.service_id, "site": row.site}
         self._put(member_states, key, {"clean": row.clean, "body": row.model_dump_json()})
 
     def connections(self, service_id: str) -> list[Connection]:
-        table = connections
-        rows = sa.select(table.c.body).where(table.c.service_id == service_id).order_by(table.c.resource_id)
-        return [Connection.model_validate_json(body) for body in self._bodies(rows)]
+        rows = self._bodies(_CONNECTIONS, service_id=service_id)
+        return [Connection.model_validate_json(body) for body in rows]
 
     def save_connection(self, row: Connection) -> None:
         key = {"service_id": row.service_id, "resource_id": row.resource_id}
@@ -296,6 +282,42 @@ def _condition(document: Document, expect: Pair) -> dict[str, object]:
     }
 
 
+# Building a statement takes longer than running it: each is built once.
+
+_LIVE_SERVICES = sa.select(services.c.body).where(services.c.stage.in_(AT_WORK))
+_SERVICES_OF_NETWORK = (
+    sa.select(services.c.body)
+    .join(service_resources, service_resources.c.service_id == services.c.id)
+    .where(service_resources.c.site == sa.bindparam("site"))
+    .where(service_resources.c.resource_id == sa.bindparam("network_id"))
+    .where(services.c.stage == Stage.LIVE)
+    .order_by(services.c.id)
+)
+_BEING_PUT_BACK = (
+    sa.select(services.c.id)
+    .join(connections, connections.c.service_id == services.c.id)
+    .where(services.c.stage.in_(GOING), connections.c.resource_id == sa.bindparam("network_id"))
+    .limit(1)
+)
+_CONCERNING = sa.union(
+    sa.select(service_members.c.service_id).where(service_members.c.site == sa.bindparam("site")),
+    sa.select(member_states.c.service_id).where(member_states.c.site == sa.bindparam("site")),
+).subquery()
+_SERVICES_SHARED_WITH = (
+    sa.select(services.c.body)
+    .join(_CONCERNING, _CONCERNING.c.service_id == services.c.id)
+    .order_by(services.c.id)
+)
+_MEMBERS = (
+    sa.select(member_states.c.body)
+    .where(member_states.c.service_id == sa.bindparam("service_id"))
+    .order_by(member_states.c.site)
+)
+_CONNECTIONS = (
+    sa.select(connections.c.body)
+    .where(connections.c.service_id == sa.bindparam("service_id"))
+    .order_by(connections.c.resource_id)
+)
 _BODY_OF_SERVICE = sa.select(services.c.body).where(services.c.id == sa.bindparam("service_id"))
 _REPLACE_SERVICE = (
     services.update()

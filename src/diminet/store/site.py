@@ -60,15 +60,18 @@ class SiteWide(Rows):
     # -- leases and the database itself --
 
     def lease(self, name: str, holder: str, now: float, seconds: float) -> bool:
-        held = self._db.execute(sa.select(leases).where(leases.c.name == name)).first()
-        if held is not None and held.holder != holder and held.expires_at > now:
+        held = self._db.execute(_LEASE, {"name": name}).first()
+        # Beyond now + seconds nobody can have taken it: the clock was set back since.
+        if held is not None and held.holder != holder and now < held.expires_at <= now + seconds:
             return False
         self._put(leases, {"name": name}, {"holder": holder, "expires_at": now + seconds})
         return True
 
     def meta(self) -> Meta:
-        row = self._db.execute(sa.select(meta.c.database_id, meta.c.incarnation, meta.c.writes)).one()
+        row = self._db.execute(_META).one()
         return Meta(database_id=row.database_id, incarnation=row.incarnation, writes=row.writes)
 
 
+_LEASE = sa.select(leases).where(leases.c.name == sa.bindparam("name"))
+_META = sa.select(meta.c.database_id, meta.c.incarnation, meta.c.writes)
 COUNT_WRITE = meta.update().values(writes=meta.c.writes + 1)

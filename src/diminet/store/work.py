@@ -1,21 +1,23 @@
 """What is under way: intents, and the outbox of what must still reach someone."""
 
+import math
+from functools import cache
+from typing import Any
+
 import sqlalchemy as sa
 
 from diminet.engine.ports import IntentRow, OutboxRow
-from diminet.store.rows import Rows
+from diminet.store.rows import FAR, Rows
 from diminet.store.tables import intents, outbox
 
 
 class Work(Rows):
     def intent(self, service_id: str) -> IntentRow | None:
-        found = sa.select(intents.c.body).where(intents.c.service_id == service_id)
-        body = self._db.execute(found).scalar()
+        body = self._db.execute(_INTENT, {"service_id": service_id}).scalar()
         return None if body is None else IntentRow.model_validate_json(body)
 
     def intents(self) -> list[IntentRow]:
-        rows = sa.select(intents.c.body).order_by(intents.c.service_id)
-        return [IntentRow.model_validate_json(body) for body in self._bodies(rows)]
+        return [IntentRow.model_validate_json(body) for body in self._bodies(_INTENTS)]
 
     def add_intent(self, row: IntentRow) -> bool:
         if self.intent(row.service_id) is not None:
@@ -36,28 +38,23 @@ class Work(Rows):
         self,
         *,
         due: float | None = None,
+        most: float = math.inf,
         peer: str | None = None,
         service_id: str | None = None,
         refusals: int | None = None,
     ) -> list[OutboxRow]:
-        """The longest due first."""
-        rows = sa.select(outbox.c.body)
-        if refusals is None:  # few of them; their index is to be entered, not that of the order
-            rows = rows.order_by(outbox.c.next_at, outbox.c.created_at)
+        """The longest due first; in any order if `refusals` is given."""
+        wanted: dict[str, Any] = {"peer": peer, "service_id": service_id, "refusals": refusals}
         if due is not None:
-            rows = rows.where(outbox.c.next_at <= due)
-        if peer is not None:
-            rows = rows.where(outbox.c.peer == peer)
-        if service_id is not None:
-            rows = rows.where(outbox.c.service_id == service_id)
-        if refusals is not None:
-            rows = rows.where(outbox.c.refusals >= refusals)
-        return [OutboxRow.model_validate_json(body) for body in self._bodies(rows)]
+            wanted |= {"due": due, "beyond": min(due + most, FAR)}
+        wanted = {name: value for name, value in wanted.items() if value is not None}
+        found = self._bodies(_outbox(tuple(wanted)), **wanted)
+        rows = [OutboxRow.model_validate_json(body) for body in found]
+        return sorted(rows, key=lambda row: (row.next_at, row.created_at)) if due is not None else rows
 
     def post(self, row: OutboxRow) -> None:
         key = {"peer": row.peer, "service_id": row.service_id, "kind": row.kind, "rid": row.rid}
-        held = sa.select(outbox.c.created_at).where(*(outbox.c[name] == value for name, value in key.items()))
-        created_at = self._db.execute(held).scalar()
+        created_at = self._db.execute(_POSTED_AT, key).scalar()
         if created_at is not None:
             row = row.model_copy(update={"created_at": created_at})
         body = row.model_dump_json()
@@ -66,3 +63,24 @@ class Work(Rows):
 
     def unpost(self, row: OutboxRow) -> None:
         self._drop(outbox, peer=row.peer, service_id=row.service_id, kind=row.kind, rid=row.rid)
+
+
+_INTENT = sa.select(intents.c.body).where(intents.c.service_id == sa.bindparam("service_id"))
+_INTENTS = sa.select(intents.c.body).order_by(intents.c.service_id)
+_POSTED_AT = sa.select(outbox.c.created_at).where(
+    *(outbox.c[name] == sa.bindparam(name) for name in ("peer", "service_id", "kind", "rid"))
+)
+
+
+@cache
+def _outbox(names: tuple[str, ...]) -> "sa.Select[str] | sa.CompoundSelect[str]":
+    """Those that fit what is named: peer, service_id, refusals, due (with beyond)."""
+    equal = sorted({"peer", "service_id"}.intersection(names))
+    rows = sa.select(outbox.c.body).where(*(outbox.c[name] == sa.bindparam(name) for name in equal))
+    if "refusals" in names:  # few of them; their index is to be entered, not that of the order
+        rows = rows.where(outbox.c.refusals >= sa.bindparam("refusals"))
+    if "due" not in names:
+        return rows if "refusals" in names else rows.order_by(outbox.c.next_at, outbox.c.created_at)
+    # Two selects, as each enters the index at its own place; an OR would walk all of it.
+    due = rows.where(outbox.c.next_at <= sa.bindparam("due"))
+    return sa.union_all(due, rows.where(outbox.c.next_at > sa.bindparam("beyond")))

@@ -1,0 +1,355 @@
+"""The checkers that run behind every step, on a mirror of all databases and VIMs that only they can see.
+
+Each failure names its invariant of DESIGN section 5. They look only at what the step has changed.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from ipaddress import ip_address, ip_network
+from typing import TYPE_CHECKING
+
+from diminet.engine.ports import HeldBlock, ServiceRow
+from diminet.messages import BlockGrant, BlockRequest
+from diminet.model import AddressRange, Block, Document, Pair, Target
+
+if TYPE_CHECKING:
+    from simulator.disk import Recorder
+    from simulator.network import Message
+    from simulator.site import Site
+    from simulator.world import World
+
+Key = tuple[str, int]  # CIDR and index of a block
+WITHOUT_SERVICE = frozenset({"hello", "sync"})
+
+
+@lru_cache(maxsize=65536)
+def number(address: str) -> int:
+    return int(ip_address(address))
+
+
+@lru_cache(maxsize=16384)
+def spans(pools: tuple[AddressRange, ...]) -> tuple[tuple[int, int], ...]:
+    return tuple((number(first), number(last)) for first, last in pools)
+
+
+@lru_cache(maxsize=16384)
+def overlap(one: str, other: str) -> bool:
+    a, b = ip_network(one), ip_network(other)
+    return a.version == b.version and a.overlaps(b)
+
+
+def stage(row: ServiceRow | None) -> str:
+    """Where a member's copy is in its life (diminet.logic.lifecycle)."""
+    if row is None:
+        return "unknown"
+    if row.document.tombstone:
+        return "settled" if row.settled else "buried"
+    if row.left is not None:
+        return "left" if row.settled else "leaving"
+    if row.applied != row.document.pair:
+        return "held"
+    return "confirmed" if row.confirmed == row.document.pair else "applied"
+
+
+def live(row: ServiceRow | None) -> bool:
+    return row is not None and not row.document.tombstone and row.left is None
+
+
+class Checks:
+    """rows, blocks: what each site's database holds. documents, versions: everything that was ever
+    rightly written. concerned: the sites that users have named for a service. deleted: services whose
+    deletion was acknowledged by all."""
+
+    def __init__(self, world: "World") -> None:
+        self.world = world
+        self.rows: dict[str, dict[str, ServiceRow]] = defaultdict(dict)
+        self.blocks: dict[str, dict[str, dict[Key, Block]]] = defaultdict(lambda: defaultdict(dict))
+        self.documents: dict[str, dict[Pair, Document]] = defaultdict(dict)
+        self.versions: dict[tuple[str, Key], list[Block]] = defaultdict(list)
+        self.asked: dict[str, set[str]] = {}  # request id -> sites that the user named
+        self.concerned: dict[str, set[str]] = defaultdict(set)
+        self.partners: dict[str, set[str]] = defaultdict(set)
+        self.deleted: set[str] = set()
+        self.vnis: dict[int, str] = {}
+        self.granted: dict[tuple[str, str, str, str, int], tuple[Block, ...]] = {}
+
+    def fail(self, invariant: str, text: str) -> None:
+        self.world.fail(invariant, text)
+
+    # -- messages (invariant 6) ------------------------------------------------------------------------
+
+    def named(self, request_id: str, sites: Iterable[str], service_id: str | None = None) -> None:
+        """A user's request names these sites."""
+        self.asked[request_id] = set(sites)
+        if service_id is not None:
+            self.concern(service_id, sites)
+
+    def concern(self, service_id: str, sites: Iterable[str]) -> None:
+        known = self.concerned[service_id]
+        known |= set(sites)
+        for site in known:
+            self.partners[site] |= known
+
+    def message(self, message: "Message") -> None:
+        sender, receiver, kind = message.sender, message.receiver, message.kind
+        if kind in WITHOUT_SERVICE:
+            if receiver not in self.partners[sender]:
+                self.fail("6", f"{sender} sends {kind} to {receiver}, with which it shares no service")
+            return
+        service_id = message.parts[0] if kind != "reserve" else self._reserved(message)
+        if receiver not in self.concerned[service_id]:
+            self.fail("6", f"{sender} sends {kind} of {service_id} to {receiver}, which nobody has named")
+
+    def _reserved(self, message: "Message") -> str:
+        """A create's first message: the service is known by its request from here on."""
+        at = message.parts[0].index('"service_id":"') + len('"service_id":"')
+        return message.parts[0][at : at + 36]
+
+    def answered(self, message: "Message", answer: str) -> None:
+        """Invariant 1: a numbered request for blocks is answered the same when it is repeated."""
+        if message.kind != "give" or '"blocks":[{' not in answer:
+            return
+        request = BlockRequest.model_validate_json(message.parts[1])
+        key = (message.receiver, message.sender, message.parts[0], request.cidr, request.number)
+        blocks = BlockGrant.model_validate_json(answer).blocks
+        if self.granted.setdefault(key, blocks) != blocks:
+            self.fail("1", f"{message.receiver} gives {message.sender} other blocks on the same request")
+
+    # -- commits ---------------------------------------------------------------------------------------
+
+    def committed(self, site: "Site", done: "Recorder", blocks: Mapping[str, list[HeldBlock]]) -> None:
+        for intent in done.intents:
+            if not isinstance(intent, str):
+                self.concern(intent.service_id, self.asked.get(intent.request_id, ()))
+        for row in done.rows:
+            if isinstance(row, str):
+                self._forgotten(site.name, row)
+            else:
+                self._row(site, row)
+        if done.pruned:
+            self._pruned(site)
+        for service_id, held in blocks.items():
+            self._blocks(site, service_id, held)
+
+    def restored(self, site: "Site") -> None:
+        """The site holds an older copy of its database now."""
+        rows = site.disk.look(lambda tx: [tx.service(i) for i in self.documents])
+        self.rows[site.name] = {row.document.service_id: row for row in rows if row is not None}
+        for service_id in self.documents:
+            held = site.disk.look(lambda tx, i=service_id: tx.blocks(i))
+            self.blocks[site.name][service_id] = {(h.block.cidr, h.block.index): h.block for h in held}
+
+    def _pruned(self, site: "Site") -> None:
+        """What is over may have gone by itself; the store's own pruning is not seen row by row."""
+        for service_id, row in list(self.rows[site.name].items()):
+            if stage(row) in ("settled", "left") and site.missing(service_id):
+                self._forgotten(site.name, service_id)
+
+    def _forgotten(self, site: str, service_id: str) -> None:
+        row = self.rows[site].pop(service_id, None)
+        self.blocks[site].pop(service_id, None)
+        self.world.count("transition", f"{stage(row)} to unknown")
+
+    def _row(self, site: "Site", row: ServiceRow) -> None:
+        document = row.document
+        old = self.rows[site.name].get(document.service_id)
+        self.rows[site.name][document.service_id] = row
+        self._written_by_its_master(site, document)
+        self._once_gone_stays_gone(site.name, old, row)
+        if old is None or old.document.pair != document.pair or stage(old) != stage(row):
+            self.world.count("transition", f"{stage(old)} to {stage(row)}")
+            if live(row):
+                self._theirs(site, document)
+                self._apart(site, document)
+        fresh = row.confirmed == document.pair and (old is None or old.confirmed != row.confirmed)
+        if fresh and live(row) and document.epoch.site == site.number:
+            self._held_by_all(document)
+
+    def _written_by_its_master(self, site: "Site", document: Document) -> None:
+        """Invariant 8: a document is the one that its master wrote under that pair, whoever holds it."""
+        known = self.documents[document.service_id]
+        first = known.get(document.pair)
+        if first is not None:
+            if not _same(first, document):
+                self.fail("8", f"{site.name} holds another {_told(document)} than its master wrote")
+            return
+        if document.epoch.site != site.number:
+            self.fail("8", f"{site.name} stores {_told(document)}, which its master never wrote")
+        elif known and document.pair < max(known):
+            self.fail("8", f"{site.name} writes {_told(document)} behind {max(known)}")
+        if not known:
+            self._own_identifier(document)
+        known[document.pair] = document
+
+    def _own_identifier(self, document: Document) -> None:
+        """An identifier is free again only when everybody has put the service before away (section 5)."""
+        vni = document.identifiers.vni
+        before = self.vnis.get(vni)
+        if before is not None:
+            for name, site in self.world.sites.items():
+                if before in site.vim.targets or live(self.rows[name].get(before)):
+                    self.fail("3", f"VNI {vni} of {before[:8]}, still at {name}, is given to another service")
+        self.vnis[vni] = document.service_id
+
+    def _once_gone_stays_gone(self, site: str, old: ServiceRow | None, row: ServiceRow) -> None:
+        """Invariant 4: tombstones are absorbing, who has left is taken in only by a new join."""
+        document, service_id = row.document, row.document.service_id
+        if old is not None and old.document.tombstone and not document.tombstone:
+            self.fail("4", f"{service_id} is back at {site}, which had its tombstone")
+        if live(row) and service_id in self.deleted:
+            self.fail("4", f"{service_id} is live at {site} although its deletion was acknowledged")
+        if old is not None and old.left is not None and live(row):
+            me = document.member(site)
+            if me is None or me.join <= old.left:
+                self.fail("4", f"{site} is taken into {service_id} by a join that it had left")
+
+    def _theirs(self, site: "Site", document: Document) -> None:
+        """Invariant 8: no tenant joins what is not theirs."""
+        for resource in document.resources_of(site.name):
+            network = site.vim.networks.get(resource.resource_id)
+            if network is not None and network.project_id != document.project_id:
+                self.fail(
+                    "8",
+                    f"{document.service_id} of {document.project_id} has a network of {network.project_id}",
+                )
+
+    def _apart(self, site: "Site", document: Document) -> None:
+        """Invariants 2 and 10, for the networks of this site: what reaches one another is disjoint, and a
+        stretched network is in one service only."""
+        for own in document.resources_of(site.name):
+            sharing = [
+                row.document
+                for row in self.rows[site.name].values()
+                if live(row)
+                and own.resource_id in {r.resource_id for r in row.document.resources_of(site.name)}
+            ]
+            if len(sharing) > 1 and any(d.type == "l2" for d in sharing):
+                ids = ", ".join(d.service_id for d in sharing)
+                self.fail("10", f"network {own.resource_id} of {site.name} was granted to {ids}")
+            if document.type == "l3":
+                self._disjoint(site.name, sharing)
+
+    def _disjoint(self, site: str, sharing: list[Document]) -> None:
+        parts = sorted(
+            {(r.site, r.resource_id, s.cidr) for d in sharing for r in d.resources for s in r.subnets}
+        )
+        for at, (one_site, one, cidr) in enumerate(parts):
+            for other_site, other, other_cidr in parts[at + 1 :]:
+                if (one_site, one) != (other_site, other) and overlap(cidr, other_cidr):
+                    self.fail("2", f"at {site}, {cidr} of {one_site} reaches {other_cidr} of {other_site}")
+
+    def _held_by_all(self, document: Document) -> None:
+        """Invariant 4: what is called ACTIVE is durable at every member (but, where the tenant said
+        `defer`, at one that went away meanwhile)."""
+        if document.on_unreachable == "defer":
+            return
+        for member in document.members:
+            row = self.rows[member.site].get(document.service_id)
+            if not member.deferred and (row is None or row.document.pair < document.pair):
+                self.fail("4", f"{_told(document)} is called active, but {member.site} does not hold it")
+
+    # -- blocks (invariant 1) --------------------------------------------------------------------------
+
+    def _blocks(self, site: "Site", service_id: str, held: Iterable[HeldBlock]) -> None:
+        before = self.blocks[site.name][service_id]
+        for block in (h.block for h in held):
+            key = (block.cidr, block.index)
+            known = before.get(key)
+            if known is block or known == block:
+                continue
+            if known is not None and block.version < known.version:
+                self.fail("1", f"{site.name} goes back to {_told_block(block)}")
+            before[key] = block
+            self._rightly_given(site, service_id, key, block)
+
+    def _rightly_given(self, site: "Site", service_id: str, key: Key, block: Block) -> None:
+        """Owners give, nobody takes; written before it is told."""
+        versions = self.versions[service_id, key]
+        if block.version <= len(versions):
+            if versions[block.version - 1] != block:
+                first = _told_block(versions[block.version - 1])
+                self.fail("1", f"{site.name} holds {_told_block(block)}, but {first} was written before")
+            return
+        if block.giver != site.name:
+            self.fail("1", f"{site.name} holds {_told_block(block)}, which {block.giver} has not written")
+        elif block.version > len(versions) + 1:
+            self.fail("1", f"{site.name} writes {_told_block(block)} without the version before")
+        elif (
+            versions
+            and versions[-1].owner != site.name
+            and not self._reclaims(site, service_id, versions[-1])
+        ):
+            self.fail("1", f"{site.name} writes {_told_block(block)}, but {versions[-1].owner} owns it")
+        versions.append(block)
+
+    def _reclaims(self, site: "Site", service_id: str, last: Block) -> bool:
+        """The master, what was given to a site that has left for good and never knew of it."""
+        row = self.rows[site.name].get(service_id)
+        theirs = self.blocks[last.owner][service_id].get((last.cidr, last.index))
+        there = self.rows[last.owner].get(service_id)
+        member = there.document.member(last.owner) if there else None
+        gone = stage(there) in ("left", "settled", "unknown") or (member is not None and member.deferred)
+        unaware = theirs is None or theirs.owner != last.owner
+        master = row is not None and row.document.epoch.site == site.number
+        return master and gone and unaware
+
+    # -- VIMs (invariant 1) ----------------------------------------------------------------------------
+
+    def vim(self, site: "Site", what: str, name: str) -> None:
+        """what: `network` or `target`, as SimulatedVim tells it."""
+        for service_id, target in site.vim.targets.items():
+            if target.layer == "l2" and (service_id == name if what == "target" else name in target.networks):
+                for other in self.world.sites.values():
+                    theirs = other.vim.targets.get(service_id) if other is not site else None
+                    if theirs is not None and _linked(target, theirs):
+                        self._no_address_twice(site, target, other, theirs)
+
+    def _no_address_twice(self, site: "Site", mine: Target, other: "Site", theirs: Target) -> None:
+        network = site.vim.networks.get(mine.networks[0])
+        far = other.vim.networks.get(theirs.networks[0])
+        if network is None or far is None:
+            return
+        both = mine.anycast_gateway
+        used, used_far = _used(site, network.network_id, both), _used(other, far.network_id, both)
+        where = f"at {site.name} and {other.name}, both in {mine.service_id}"
+        twice = used.keys() & used_far.keys()
+        if twice:
+            self.fail("1", f"{min(twice)} is in use {where}")
+        if set(used.values()) & set(used_far.values()):
+            self.fail("1", f"a MAC is in use {where}")
+        pools = [span for s in network.subnets for span in spans(s.pools)]
+        pools_far = [span for s in far.subnets for span in spans(s.pools)]
+        if any(a <= d and c <= b for a, b in pools for c, d in pools_far):
+            self.fail("1", f"{pools} and {pools_far} give out the same addresses {where}")
+        for addresses, others in ((used, pools_far), (used_far, pools)):
+            for address in addresses:
+                if any(a <= number(address) <= b for a, b in others):
+                    self.fail("1", f"{address}, in use, is in the other's pool {where}")
+
+
+def _linked(one: Target, other: Target) -> bool:
+    """Does either let in what the other announces?"""
+    return one.export_target in other.import_targets or other.export_target in one.import_targets
+
+
+def _used(site: "Site", network_id: str, anycast: bool) -> dict[str, str]:
+    """Address -> MAC. The shared gateway is one on purpose."""
+    ports = list(site.vim.port_rows[network_id].values())
+    if not anycast:
+        ports += site.vim.gateways(network_id)
+    return {port.ip: port.mac for port in ports}
+
+
+def _same(one: Document, other: Document) -> bool:
+    """But for the tombstone mark, and what a newer minor version added on the way."""
+    a, b = one.__dict__, other.__dict__
+    return all(a[name] == b[name] for name in a if name != "tombstone")
+
+
+def _told(document: Document) -> str:
+    return f"{document.service_id} {document.pair.etag()}"
+
+
+def _told_block(block: Block) -> str:
+    return f"block {block.cidr} {block.index} v{block.version} of {block.owner} by {block.giver}"

@@ -1,0 +1,376 @@
+"""What users do: a random stream of requests at random sites, some of them in each other's way."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
+
+from diminet.engine.ports import ServiceFilter, ServiceRow
+from diminet.errors import DiminetError, NotFound, ResourceBusy
+from diminet.messages import Caller, Change, Context, CreateRequest
+from diminet.model import Entry, Initiator, ProvisioningStatus, SubnetShape
+from simulator.checks import live
+from simulator.loop import Crash
+
+if TYPE_CHECKING:
+    from simulator.site import Site
+    from simulator.world import World
+
+ROUTED = [f"10.{n}.0.0/24" for n in range(6)] + ["10.2.0.0/16"]  # some overlap
+STRETCHED = ["192.168.0.0/28", "192.168.0.0/27", "192.168.1.0/28"]
+
+
+class Circle:
+    """Requests in a circle that meet at every site; outcomes by site."""
+
+    def __init__(self, sites: list[str]) -> None:
+        self.sites = sites
+        self.outcomes: dict[str, str] = {}
+
+
+class Workload:
+    """births: how the tenants' own networks were when they were made, to be found like that again."""
+
+    def __init__(self, world: "World") -> None:
+        self.world = world
+        self.rng = world.rng
+        self.births: dict[str, dict[str, tuple[SubnetShape, ...]]] = {name: {} for name in world.sites}
+        self.acknowledged: dict[str, None] = {}
+        self.to_delete: set[str] = set()
+        self.damaged: set[str] = set()  # networks that went, or were changed, behind our back
+        self.circles: list[Circle] = []
+        self.running = 0
+        self.pace = 1.0  # mean seconds between requests
+        self.open = True
+
+    # -- networks --------------------------------------------------------------------------------------
+
+    def add_network(self, site: "Site", cidr: str, project: str = "demo") -> str:
+        network_id = site.vim.add_network(cidr, project=project)
+        self.births[site.name][network_id] = self.shapes(site, network_id)
+        return network_id
+
+    @staticmethod
+    def shapes(site: "Site", network_id: str) -> tuple[SubnetShape, ...]:
+        return tuple(
+            SubnetShape(cidr=s.cidr, ip_version=s.ip_version, gateway_ip=s.gateway_ip, pools=s.pools)
+            for s in sorted(site.vim.networks[network_id].subnets, key=lambda s: s.cidr)
+        )
+
+    def begin(self) -> None:
+        for site in self.world.sites.values():
+            for _ in range(2):
+                self.add_network(site, self.rng.choice(ROUTED))
+            for _ in range(2):
+                self.add_network(site, self.rng.choice(STRETCHED))
+            self.add_network(site, self.rng.choice(ROUTED), "other")
+
+    # -- the stream ------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        kinds = {
+            self.create_l3: 5,
+            self.create_l2: 6,
+            self.join: 5,
+            self.leave: 4,
+            self.modify: 3,
+            self.delete: 3,
+            self.boot: 12,
+            self.unboot: 3,
+            self.more_room: 2,
+            self.read: 3,
+            self.circle: 1,
+            self.not_theirs: 1,
+        }
+        works, weights = list(kinds), list(kinds.values())
+        while self.open:
+            await asyncio.sleep(self.rng.expovariate(1.0) * self.pace)
+            if self.open and any(site.up for site in self.world.sites.values()):
+                self.rng.choices(works, weights)[0]()
+
+    def _up(self) -> list["Site"]:
+        return [site for site in self.world.sites.values() if site.up]
+
+    def _others(self, site: "Site", most: int) -> list["Site"]:
+        others = [s for s in self.world.sites.values() if s is not site]
+        return self.rng.sample(others, self.rng.randint(1, min(most, len(others))))
+
+    def _network(self, site: "Site", kind: str, cidr: str | None = None) -> str | None:
+        """One of the tenant's, of the sort that the type of service wants; new ones now and then."""
+        fitting = ROUTED if kind == "l3" else STRETCHED
+        if self.rng.random() < 0.15:
+            return self.add_network(site, cidr or self.rng.choice(fitting))
+        known = [
+            n.network_id
+            for n in site.vim.networks.values()
+            if n.project_id == "demo" and n.ours is None and n.subnets and n.subnets[0].cidr in fitting
+        ]
+        return self.rng.choice(known) if known else None
+
+    def _entry(self, site: "Site", network_id: str | None) -> Entry:
+        return Entry(site=site.name, resource_id=network_id)
+
+    def _service(self, kind: str | None = None) -> tuple["Site", ServiceRow] | None:
+        """A live service, and one of the sites (up) that know it."""
+        known = [
+            (site, row)
+            for site in self._up()
+            for row in self.world.checks.rows[site.name].values()
+            if live(row) and kind in (None, row.document.type)
+        ]
+        return self.rng.choice(known) if known else None
+
+    # -- requests --------------------------------------------------------------------------------------
+
+    def _ask(
+        self, site: "Site", what: str, sites: list[str], work: Any, service_id: str | None = None
+    ) -> None:
+        """Run a request at a site; it ends with the instance if that crashes."""
+        ctx = self.context(site)
+        self.world.checks.named(ctx.request_id, sites, service_id)
+        self.world.count("operation", what)
+        told = f"{what} {(service_id or '')[:8]} of {','.join(sites)} ({ctx.request_id[4:12]})"
+        self.world.step("asked", site.name, lambda: told)
+        self.running += 1
+        site.spawn(self._carry_out(site, what, told, work(ctx)))
+
+    def context(self, site: "Site", project: str = "demo") -> Context:
+        initiator = Initiator(user_id="alice", project_id=project, site=site.name)
+        return Context(request_id=f"req-{self.world.uuid()}", initiator=initiator)
+
+    @staticmethod
+    def caller(project: str = "demo") -> Caller:
+        return Caller(user_id="alice", project_id=project, roles=frozenset({"member"}), token="secret")
+
+    async def _carry_out(self, site: "Site", what: str, told: str, work: Coroutine[Any, Any, Any]) -> None:
+        outcome = "ok"
+        try:
+            await work
+        except DiminetError as error:
+            outcome = error.code
+            told += f": {error.message[:100]}"
+        except (Crash, asyncio.CancelledError):
+            outcome = "lost"
+            raise
+        except Exception as error:
+            self.world.bug(site.name, told, error)
+        finally:
+            self.running -= 1
+            self.world.count("outcome", f"{what} {outcome}")
+        self.world.step("answered", site.name, lambda: f"{outcome}: {told}")
+
+    async def _create(self, site: "Site", ctx: Context, request: CreateRequest, *, wait: bool = True) -> None:
+        view, active = await site.engine.requests.create(
+            self.caller(), ctx, request, wait=wait, idempotency=None
+        )
+        if active:
+            self.acknowledged[view.document.service_id] = None
+
+    def create_l3(self) -> None:
+        site = self.rng.choice(self._up())
+        some = [site, *self._others(site, 3)]
+        entries = [(s, self._network(s, "l3")) for s in some]
+        self._begin_create("l3", site, [self._entry(s, n) for s, n in entries if n], {})
+
+    def create_l2(self) -> None:
+        site = self.rng.choice(self._up())
+        origin = self._network(site, "l2")
+        if origin is None:
+            return
+        cidr = site.vim.networks[origin].subnets[0].cidr
+        entries = [self._entry(site, origin)]
+        for other in self._others(site, 3):
+            given = self._network(other, "l2", cidr) if self.rng.random() < 0.4 else None
+            entries.append(self._entry(other, given))
+        params = {"gateway": self.rng.choice(["local", "local", "shared", "none"])}
+        if self.rng.random() < 0.7:
+            params["block_size"] = self.rng.choice([1, 2, 4])
+        self._begin_create("l2", site, entries, params)
+
+    def _begin_create(self, kind: str, site: "Site", entries: list[Entry], params: dict[str, Any]) -> None:
+        if len(entries) < 2:
+            return
+        request = CreateRequest(
+            type=kind,
+            name=f"n{self.rng.randrange(100)}",
+            on_unreachable=self.rng.choice(["revoke", "revoke", "defer"]),
+            resources=tuple(entries),
+            params=params,
+        )
+        wait = self.rng.random() < 0.8
+        self._ask(
+            site,
+            f"create-{kind}",
+            [e.site for e in entries],
+            lambda ctx: self._create(site, ctx, request, wait=wait),
+        )
+
+    def _change(self, site: "Site", row: ServiceRow, change: Change, sites: list[str]) -> None:
+        service_id = row.document.service_id
+
+        async def work(ctx: Context) -> None:
+            view, waiting = await site.engine.requests.change(self.caller(), ctx, service_id, change)
+            if change.operation == "delete" and view is None and not waiting:
+                self.world.checks.deleted.add(service_id)
+
+        if change.operation == "delete":
+            self.to_delete.add(service_id)
+        self._ask(site, change.operation, sites, work, service_id)
+
+    def join(self) -> None:
+        found = self._service()
+        if found is None:
+            return
+        site, row = found
+        document = row.document
+        newcomer = self.rng.choice(list(self.world.sites.values()))
+        cidr = document.resources[0].subnets[0].cidr if document.resources else None
+        given = self._network(newcomer, document.type, cidr if document.type == "l2" else None)
+        if document.type == "l2" and self.rng.random() < 0.6:
+            given = None
+        elif given is None:
+            return
+        entry = self._entry(newcomer, given)
+        via = None
+        if newcomer.up and document.member(newcomer.name) is None and self.rng.random() < 0.4:
+            via, site = site.name, newcomer
+        sites = [newcomer.name] if via is None else [newcomer.name, via]
+        self._change(site, row, Change(operation="join", entry=entry, via=via), sites)
+
+    def leave(self) -> None:
+        if found := self._service():
+            site, row = found
+            if row.document.resources:
+                resource = self.rng.choice(row.document.resources)
+                entry = Entry(site=resource.site, resource_id=self.rng.choice([None, resource.resource_id]))
+                self._change(site, row, Change(operation="leave", entry=entry), [])
+
+    def modify(self) -> None:
+        if found := self._service():
+            site, row = found
+            etag = row.document.pair.etag() if self.rng.random() < 0.5 else None
+            policy = self.rng.choice([None, "defer", "revoke"])
+            name = f"m{self.rng.randrange(100)}"
+            change = Change(operation="modify", name=name, if_match=etag, on_unreachable=policy)
+            self._change(site, row, change, [])
+
+    def delete(self) -> None:
+        if found := self._service():
+            site, row = found
+            self._change(site, row, Change(operation="delete"), [])
+
+    def more_room(self) -> None:
+        if found := self._service("l2"):
+            site, row = found
+            service_id = row.document.service_id
+            self._ask(
+                site,
+                "more-room",
+                [],
+                lambda ctx: site.engine.requests.more_room(self.caller(), ctx, service_id),
+                service_id,
+            )
+
+    def read(self) -> None:
+        """Invariant 7: reads are served, whoever is away."""
+        site = self.rng.choice(self._up())
+
+        async def work(ctx: Context) -> None:
+            try:
+                views = await site.engine.requests.list(self.caller(), ServiceFilter())
+            except DiminetError as error:
+                self.world.fail("7", f"{site.name} does not list its services: {error.message}")
+                return
+            for view in views:
+                if view.provisioning_status == ProvisioningStatus.ACTIVE:
+                    self.acknowledged[view.document.service_id] = None
+
+        self._ask(site, "list", [], work)
+
+    def not_theirs(self) -> None:
+        """Invariant 8: a tenant names a network of another project."""
+        site = self.rng.choice(self._up())
+        other = self._others(site, 1)[0]
+        mine = self._network(site, "l3")
+        foreign = [n.network_id for n in other.vim.networks.values() if n.project_id == "other"]
+        if mine and foreign:
+            entries = [self._entry(site, mine), self._entry(other, self.rng.choice(foreign))]
+            self._begin_create("l3", site, entries, {})
+
+    # -- instances -------------------------------------------------------------------------------------
+
+    def boot(self) -> None:
+        """A few instances on one stretched network, as a rule on one that is short already."""
+        stretched = [
+            (site, target.networks[0])
+            for site in self._up()
+            for target in site.vim.targets.values()
+            if target.layer == "l2" and target.networks[0] in site.vim.networks
+        ]
+        if stretched:
+            site, network_id = self.rng.choice(stretched)
+            for _ in range(self.rng.randint(1, 4)):
+                self._ask(site, "boot", [], lambda ctx: self._boot(site, network_id))
+
+    async def _boot(self, site: "Site", network_id: str) -> None:
+        before = self._spare(site, network_id)
+        try:
+            await site.vim.boot(network_id)
+        except RuntimeError:
+            spare = before & self._spare(site, network_id)
+            if spare:
+                self.world.fail(
+                    "7", f"{site.name} gives out no address although {spare} are its own and spare"
+                )
+            raise ResourceBusy("no address") from None
+        except KeyError:
+            raise NotFound("the network has gone meanwhile") from None
+
+    def _spare(self, site: "Site", network_id: str) -> set[str]:
+        """Blocks of the site, not in its pool, of the service that the network is in."""
+        found = site.disk.look(lambda tx: tx.services_of_network(site.name, network_id))
+        return {
+            f"{h.block.cidr} {h.block.index} v{h.block.version}"
+            for row in found
+            for h in site.disk.look(lambda tx, i=row.document.service_id: tx.blocks(i))
+            if h.block.owner == site.name and not h.pooled
+        }
+
+    def unboot(self) -> None:
+        rows = [(s, n, ip) for s in self._up() for n, ports in s.vim.port_rows.items() for ip in ports]
+        if rows:
+            site, network_id, ip = self.rng.choice(rows)
+            site.vim.delete_port(network_id, ip)
+            self.world.step("operation", site.name, lambda: f"port {ip} of {network_id[:8]} deleted")
+
+    # -- in a circle -----------------------------------------------------------------------------------
+
+    def circle(self) -> None:
+        """Two or three sites, each asked at once to stretch its network to the next one's."""
+        up = self._up()
+        if len(up) < 2:
+            return
+        some = self.rng.sample(up, min(len(up), self.rng.choice([2, 3])))
+        nets = {site.name: self.add_network(site, "192.168.9.0/28") for site in some}
+        circle = Circle([site.name for site in some])
+        self.circles.append(circle)
+        for site, following in zip(some, [*some[1:], some[0]], strict=True):
+            request = CreateRequest(
+                type="l2",
+                name="circle",
+                resources=tuple(Entry(site=s.name, resource_id=nets[s.name]) for s in (site, following)),
+            )
+            self._ask(
+                site,
+                "create-circle",
+                [site.name, following.name],
+                lambda ctx, site=site, request=request: self._one_of(circle, site, ctx, request),
+            )
+
+    async def _one_of(self, circle: Circle, site: "Site", ctx: Context, request: CreateRequest) -> None:
+        circle.outcomes[site.name] = "lost"
+        try:
+            await self._create(site, ctx, request)
+            circle.outcomes[site.name] = "ok"
+        except DiminetError as error:
+            circle.outcomes[site.name] = error.code
+            raise
