@@ -54,24 +54,34 @@ def configured(entry: Entry, *, timeout: float) -> CloudRegion:
 
 
 class Cloud:
-    """The Keystone of site `site`, asked as `entry`'s user. threads: calls at once. Nothing is contacted
-    before the first `ask`: an instance starts while its Keystone is away. Close it at the end."""
+    """The Keystone of site `site`, asked as `entry`'s user. threads: calls at once. timeout: seconds for one,
+    a free thread included. Nothing is contacted before the first `ask`: an instance starts while its
+    Keystone is away. Close it at the end."""
 
     def __init__(self, entry: Entry, *, site: str, threads: int, timeout: float) -> None:
         self.site = site
         self.config = configured(entry, timeout=timeout)
         self.session: Session = self.config.get_session()
         self._entry = entry.name
+        self._timeout = timeout
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="keystone")
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def ask(self, work: Callable[[Session], T]) -> T:
-        """work(session) in one of the threads. Raises SiteUnreachable while Keystone is away, SiteRefused
-        for what it says no to."""
+        """work(session) in one of the threads. Raises SiteUnreachable while Keystone is away or all threads
+        wait for it, SiteRefused for what it says no to."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._work, work)
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await loop.run_in_executor(self._threads, self._work, work)
+        except TimeoutError:
+            raise SiteUnreachable(
+                f"the Keystone of site {self.site} does not answer within {self._timeout:g} s",
+                sites=[self.site],
+                retry_after=RETRY_AFTER,
+            ) from None
 
     def _work(self, work: Callable[[Session], T]) -> T:
         began = time.monotonic()

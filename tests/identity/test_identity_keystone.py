@@ -1,6 +1,8 @@
 """KeystoneIdentity against a real Keystone."""
 
+import asyncio
 import json
+import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -258,4 +260,22 @@ def test_an_application_credential_does_as_well_as_a_password(cloud: Cloud, tmp_
         assert run(identity.problems()) == ()
         assert run(identity.authenticate(cloud.token("demo"))).project_id == cloud.project_id("demo")
     finally:
+        asked.close()
+
+
+def test_a_keystone_that_hangs_keeps_nobody_waiting_beyond_the_time_out(cloud: Cloud, tmp_path: Path) -> None:
+    """It takes connections and says nothing; more ask than there are threads."""
+    with socket.create_server(("127.0.0.1", 0), backlog=50) as silent:
+        content = cloud.clouds_yaml("diminet")
+        content["clouds"]["diminet"]["auth"]["auth_url"] = f"http://127.0.0.1:{silent.getsockname()[1]}/v3"
+        path = tmp_path / "clouds.yaml"
+        path.write_text(json.dumps(content))
+        asked = SiteCloud(Entry("diminet", path, "A"), site="A", threads=2, timeout=1.0)
+        identity = KeystoneIdentity(asked, "A", cache_s=CACHE, away_s=AWAY, hand_on=True, vouch=tuple)
+
+        async def go() -> list[object]:
+            work = [identity.authenticate(f"token-{number}") for number in range(10)]
+            return await asyncio.wait_for(asyncio.gather(*work, return_exceptions=True), 60)
+
+        assert {type(answer) for answer in run(go())} == {SiteUnreachable}
         asked.close()

@@ -228,6 +228,7 @@ class _South:
     """The instance's South: a call may fail before or behind its effect."""
 
     kind = "simulated"
+    asks_for_room = True
 
     def __init__(self, site: Site) -> None:
         self._site = site

@@ -35,6 +35,7 @@ class SimulatedVim:
     `target` (id of a service). refuse: methods of South that are answered with SiteRefused."""
 
     kind = "simulated"
+    asks_for_room = True
 
     def __init__(
         self,

@@ -192,7 +192,8 @@ class Gift:
             ]
             return held[0] == held[1]
 
-        await scene.settled(agrees)
+        if not await agrees():
+            await scene.settled(agrees)
         document = (await scene.row(service)).document
         ranges = [
             (int(pool["start"].rpartition(".")[2]), int(pool["end"].rpartition(".")[2]))

@@ -35,8 +35,8 @@ def recover(
         return
     for remains in lost:
         note(_sentence(remains))
-    what = "taken in" if adopt else "not known to the database; `diminet recover --adopt` takes them in"
-    note(f"{len(lost)} networks are {what}" if lost else "the database knows all that is there")
+    what = "taken in" if adopt else "not known to the database (`diminet recover --adopt` takes them in)"
+    note(f"networks {what}: {len(lost)}" if lost else "the database knows all that is there")
 
 
 def _row(remains: Remains) -> dict[str, Any]:

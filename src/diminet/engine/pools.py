@@ -113,11 +113,11 @@ class Pools:
                 await self._grow(document, resource, subnet.cidr)
 
     async def _grow(self, document: Document, resource: Resource, cidr: str) -> None:
-        """Until the watermark is reached. A small subnet keeps a quarter of its room pooled, but at least
-        what one step brings, since a VIM with pools of its own does not ask when one has run dry. Who
-        asked the others in vain asks them again an interval later."""
+        """Until the watermark is reached, of a small subnet a quarter of its room. A VIM that does not ask
+        when a pool has run dry keeps at least what one step brings; who has asked the others for that in
+        vain asks again an interval later."""
         limits, key, now = self.here.limits, (document.service_id, cidr), self.here.clock.now()
-        step = limits.pool_step * self._size(document, cidr)
+        step = 0 if self.here.south.asks_for_room else limits.pool_step * self._size(document, cidr)
         for _ in range(limits.growth_steps):
             pooled, spare = await self._free(document, cidr)
             if pooled >= min(limits.watermark, max((pooled + spare) // 4, step)):

@@ -124,6 +124,8 @@ class South(Protocol):
     """
 
     kind: str
+    asks_for_room: bool
+    """It asks the PoolKeeper when a pool has run dry; one that does not is never to run dry."""
 
     async def capabilities(self) -> Capabilities: ...
 
@@ -214,8 +216,12 @@ class ServiceRow(Model):
     synced_at: float | None = None
 
 
+NOBODY = ""
+
+
 class ReservationRow(Model):
-    """A promise of this site. network_id: reserved network. made: made for it. original: to restore."""
+    """A promise of this site. sender: to whom; NOBODY: adopted after the loss of the database.
+    network_id: reserved network. made: made for it. original: to restore."""
 
     rid: str
     service_id: str

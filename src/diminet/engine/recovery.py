@@ -7,13 +7,12 @@ when it tells the document, finds them: what we made is then ours to delete agai
 put back at the end. `discard` lets such a promise run out: the instance undoes it as any other.
 """
 
-from diminet.engine.ports import Clock, ReservationRow, South, Store, Tx
+from diminet.engine.ports import NOBODY, Clock, ReservationRow, South, Store, Tx
 from diminet.engine.reconciler import MARK
 from diminet.errors import ServiceNotFound
 from diminet.model import Initiator, Remains, Ticket
 
 FOR_EVER_S = 100 * 365 * 86400.0
-NOBODY = ""  # the sender of such a promise: who the master is, is not known
 
 
 class Recovery:

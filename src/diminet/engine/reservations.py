@@ -11,7 +11,7 @@ import structlog
 from pydantic import SecretStr
 
 from diminet.engine.instance import Instance
-from diminet.engine.ports import ReservationRow, Tx
+from diminet.engine.ports import NOBODY, ReservationRow, Tx
 from diminet.errors import (
     DiminetError,
     InvalidRequest,
@@ -295,6 +295,8 @@ class Reservations:
     async def release_expired(self) -> None:
         now, most = self.here.clock.now(), self.here.limits.reservation_lifetime
         rows = await self.here.store.read(lambda tx: tx.expired_reservations(now, most=most))
+        # One that was adopted after a loss (`recovery`) is meant to last: its master may be away for long.
+        rows = [row for row in rows if row.sender != NOBODY or row.expires_at <= now]
         await asyncio.gather(*(self.try_release(rid) for rid in sorted({row.rid for row in rows})))
 
     async def try_release(self, rid: str) -> None:

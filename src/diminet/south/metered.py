@@ -28,6 +28,7 @@ class MeteredSouth:
         self._inner = inner
         self._meter = meter
         self.kind = inner.kind
+        self.asks_for_room = inner.asks_for_room
 
     async def _call(self, name: str, work: Awaitable[T]) -> T:
         with self._meter(name):

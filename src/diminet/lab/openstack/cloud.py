@@ -58,7 +58,7 @@ class Cloud:
         self._admins: dict[str, Session] = {}
         self._services: dict[tuple[str, str], str] = {}
         self._in_catalog: set[tuple[str, str]] = set()
-        directory.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)  # it holds passwords
         self._mariadb: MariaDb | None = None
         if database == "mariadb":
             self._dump = templates.neutron_dump(environment)

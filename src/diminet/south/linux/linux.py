@@ -50,6 +50,7 @@ class LinuxSouth:
     """
 
     kind = "linux"
+    asks_for_room = True
 
     def __init__(
         self,

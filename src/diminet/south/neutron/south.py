@@ -40,6 +40,7 @@ class NeutronSouth:
     """mtu: bytes that the way between the sites carries. target_asn: of our route targets."""
 
     kind = "neutron"
+    asks_for_room = False
 
     def __init__(self, neutron: Neutron, *, mtu: int = 1450, target_asn: int = 64999) -> None:
         self._neutron = neutron
