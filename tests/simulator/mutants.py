@@ -337,10 +337,6 @@ FAULTS: dict[str, tuple[str, ...]] = {
 }
 
 CAUGHT: dict[str, tuple[int, str]] = {
-    "gift told before it is written": (2, "1"),
-    "repeated request granted twice": (5, "1"),
-    "gift out of the pool before the VIM is told": (2, "1"),
-    "growth only by asking others": (3, "7"),
     "epoch ignored": (1, "8"),
     "hint taken for the master's word": (1, "8"),
     "tombstone taken from anybody": (1, "4"),
