@@ -208,21 +208,28 @@ class Bench:
         before = await self._figures(drawn.sites)
         loop = asyncio.get_running_loop()
         began = loop.time()
-        early = self._pings(drawn, self._routed(drawn)) if data_plane and drawn.kind == "l3" else []
-        answer = await asyncio.to_thread(north.create, body)
-        seconds = loop.time() - began
-        if answer.status != 201:
-            await asyncio.gather(*early, return_exceptions=True)
-            await asyncio.to_thread(_delete, north, answer.service["id"])
-            raise BadSurroundings(f"the create was answered {answer.status} after {seconds:.1f} s, not 201")
-        service = answer.service
-        late = self._pings(drawn, _gateways(service)) if data_plane and drawn.kind == "l2" else []
-        arrived = await asyncio.gather(*early, *late)
+        pings = self._pings(drawn, self._routed(drawn)) if data_plane and drawn.kind == "l3" else []
+        made: dict[str, Any] = {}
+        try:
+            answer = await asyncio.to_thread(north.create, body)
+            seconds, made = loop.time() - began, answer.service
+            if answer.status != 201:
+                raise BadSurroundings(f"a create was answered {answer.status} after {seconds:.1f} s, not 201")
+            if data_plane and drawn.kind == "l2":
+                pings = self._pings(drawn, _gateways(made))
+            arrived = await asyncio.gather(*pings)
+        except DiminetError:
+            for ping in pings:
+                ping.cancel()
+            await asyncio.gather(*pings, return_exceptions=True)
+            if made:
+                await asyncio.to_thread(_delete, north, made["id"])
+            raise
         first_ping = max(arrived) - began if arrived else None
         after = await self._figures(drawn.sites)
         created = self._sample(drawn, "create", seconds, before, after, data_plane, first_ping)
         began = loop.time()
-        await asyncio.to_thread(_delete, north, service["id"])
+        await asyncio.to_thread(_delete, north, made["id"])
         seconds = loop.time() - began
         last = await self._figures(drawn.sites)
         deleted = self._sample(drawn, "delete", seconds, after, last, data_plane, None)
