@@ -115,3 +115,25 @@ def test_a_create_that_anti_entropy_meets_half_way_waits_for_nobody():
         await cloud.close()
 
     run(main())
+
+
+def test_a_promise_made_while_expired_ones_are_looked_for_stays():
+    """The look began a little earlier, or the clock was put right by a little meanwhile."""
+
+    async def main():
+        cloud, _, ids = await l3(sites="AB", joined="AB")
+        put = cloud["B"].put
+
+        async def late(*given):
+            clock = cloud["B"].here.clock
+            clock.began -= 0.05
+            await cloud["B"].reservations.release_expired()
+            clock.began += 0.05
+            return await put(*given)
+
+        cloud["B"].put = late
+        view = await cloud.create("A", "l3", *(f"{s}:{i}" for s, i in ids.items()))
+        assert view.provisioning_status == "ACTIVE"
+        await cloud.close()
+
+    run(main())

@@ -293,7 +293,9 @@ class Reservations:
             return  # the tenant has deleted it meanwhile: nothing to put back
 
     async def release_expired(self) -> None:
-        now, most = self.here.clock.now(), self.here.limits.reservation_lifetime
+        now = self.here.clock.now()
+        # Twice, since one that is made while this waits for the database lasts longer, seen from `now`.
+        most = 2 * self.here.limits.reservation_lifetime
         rows = await self.here.store.read(lambda tx: tx.expired_reservations(now, most=most))
         # One that was adopted after a loss (`recovery`) is meant to last: its master may be away for long.
         rows = [row for row in rows if row.sender != NOBODY or row.expires_at <= now]
