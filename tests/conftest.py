@@ -10,7 +10,7 @@ from openstack_servers import cloud
 
 __all__ = ["cloud"]  # a fixture for every room's tests
 
-LAB_RERUNS = int(os.environ.get("LAB_RERUNS", "1"))
+LAB_RERUNS = int(os.environ.get("LAB_RERUNS", "2"))
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +21,7 @@ def _logging_as_it_was() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Real daemons on a small, noisy machine: a lab test has a second try, which pytest reports."""
+    """Real daemons on a small, noisy machine: a lab test has up to two more tries, which pytest reports."""
     for item in items:
         if item.get_closest_marker("lab"):
             item.add_marker(pytest.mark.flaky(reruns=LAB_RERUNS, reruns_delay=5))
