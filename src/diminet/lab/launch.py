@@ -1,6 +1,7 @@
 """Starting and ending a lab, from the host."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -83,8 +84,7 @@ def up(
         return Running(content, process)
     except BaseException as failure:
         if process is not None:
-            process.kill()
-            process.wait()
+            _kill(process)
         os.close(lock)
         lock = -1
         if state.wait_free(directory):
@@ -142,10 +142,16 @@ def _spawn(lab: LabPlan, lock: int) -> "subprocess.Popen[bytes]":
     try:
         state.record(lab.state_dir, process.pid)
     except OSError:
-        process.kill()
-        process.wait()
+        _kill(process)
         raise
     return process
+
+
+def _kill(process: "subprocess.Popen[bytes]") -> None:
+    """With the child of `unshare`, which is not bound to it yet in the first moment."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def _connect(lab: LabPlan, process: "subprocess.Popen[bytes]") -> control.Connection:
