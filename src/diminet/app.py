@@ -72,9 +72,7 @@ def recover(settings: Settings, *, adopt: bool, discard: Sequence[str]) -> tuple
 async def _recover(settings: Settings, *, adopt: bool, discard: Sequence[str]) -> tuple[Remains, ...]:
     async with AsyncExitStack() as stack:
         make_directory(settings.site.data_dir, "site.data_dir")
-        schema.upgrade_apart(settings.database_url(), storage_timeout_s=settings.limits.storage_timeout)
-        store = SqlStore(settings.database_url(), storage_timeout_s=settings.limits.storage_timeout)
-        stack.callback(store.close)
+        store = open_store(settings, stack)
         south, _ = await open_south(settings, stack)
         recovery = Recovery(store, south, SystemClock(), settings.site.name)
         for service_id in discard:
@@ -126,9 +124,7 @@ class Site:
         make_directory(settings.site.data_dir, "site.data_dir")
         identity = open_identity(settings, stack)
         directory = await open_directory(settings, stack)
-        schema.upgrade_apart(settings.database_url(), storage_timeout_s=settings.limits.storage_timeout)
-        store = SqlStore(settings.database_url(), storage_timeout_s=settings.limits.storage_timeout)
-        stack.callback(store.close)
+        store = open_store(settings, stack)
         meta = await store.read(lambda tx: tx.meta())
         peers = HttpPeers(
             directory,
@@ -215,6 +211,15 @@ def anonymous(project: str | None) -> Caller | None:
         return None
     roles = frozenset({"member", "reader"})
     return Caller(user_id="anonymous", project_id=project, roles=roles, token=SecretStr(""))
+
+
+def open_store(settings: Settings, stack: AsyncExitStack) -> SqlStore:
+    """The database, with the schema of this version. Raises BadSurroundings, StorageUnavailable."""
+    url, seconds = settings.database_url(), settings.limits.storage_timeout
+    schema.upgrade_apart(url, storage_timeout_s=seconds)
+    store = SqlStore(url, storage_timeout_s=seconds)
+    stack.callback(store.close)
+    return store
 
 
 def check_host(settings: Settings) -> None:

@@ -270,6 +270,12 @@ class SubnetFacts(Model):
     pools: tuple[AddressRange, ...]
     slaac: bool = False
 
+    def shape(self) -> "SubnetShape":
+        """As it is now, to be put back later."""
+        return SubnetShape(
+            cidr=self.cidr, ip_version=self.ip_version, gateway_ip=self.gateway_ip, pools=self.pools
+        )
+
 
 class NetworkFacts(Model):
     """A network as the VIM has it."""

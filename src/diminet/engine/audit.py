@@ -8,7 +8,7 @@ and in full only when that has changed.
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 import structlog
 
@@ -19,7 +19,7 @@ from diminet.errors import DiminetError, NetworkNotFound
 from diminet.logic import audit as logic
 from diminet.logic.audit import Finding
 from diminet.messages import Context, SyncEntry
-from diminet.model import Document, Event, Resource
+from diminet.model import Document, Resource
 
 log = structlog.get_logger()
 
@@ -58,23 +58,27 @@ class Audit:
 
     async def round(self) -> None:
         rows = await self.here.store.read(lambda tx: tx.live_services())
-        rows = [r for r in rows if r.applied is not None and r.left is None and not r.document.tombstone]
+        live = {
+            row.document.service_id: row
+            for row in rows
+            if row.applied is not None and row.left is None and not row.document.tombstone
+        }
         found: dict[str, tuple[Finding, ...]] = {}
-        for row in rows:
+        for service_id, row in live.items():
             try:
-                found[row.document.service_id] = tuple(dict.fromkeys(await self._look(row)))
+                found[service_id] = tuple(dict.fromkeys(await self._look(row)))
             except DiminetError as error:  # the VIM is away: what was seen last still stands
-                log.info("audit", service=row.document.service_id, code=error.code, message=error.message)
-                found[row.document.service_id] = self.findings.get(row.document.service_id, ())
+                log.info("audit", service=service_id, code=error.code, message=error.message)
+                found[service_id] = self.findings.get(service_id, ())
         for service_id, findings in found.items():
             news = [f for f in findings if f not in self.findings.get(service_id, ())]
             if news:
-                await self._tell(next(r for r in rows if r.document.service_id == service_id), news)
+                await self._tell(live[service_id], news)
         self.findings = {service_id: findings for service_id, findings in found.items() if findings}
-        self._forget({row.document.service_id for row in rows})
+        self._forget(live.keys())
         self.here.meter.set_audit(Counter(f.kind for fs in self.findings.values() for f in fs))
 
-    def _forget(self, live: set[str]) -> None:
+    def _forget(self, live: Set[str]) -> None:
         self.mine = {service: seen for service, seen in self.mine.items() if service in live}
         self.theirs = {key: seen for key, seen in self.theirs.items() if key[0] in live}
 
@@ -156,15 +160,8 @@ class Audit:
 
     async def _tell(self, row: ServiceRow, news: Sequence[Finding]) -> None:
         document = row.document
-        event = Event(
-            at=self.here.clock.now(),
-            kind="audit",
-            service_id=document.service_id,
-            project_id=document.project_id,
-            request_id=None,
-            site=self.here.name,
-            detail={"findings": [{"kind": f.kind, "message": f.text} for f in news]},
-        )
+        findings = [{"kind": f.kind, "message": f.text} for f in news]
+        event = self.here.seen("audit", document.service_id, document.project_id, findings=findings)
         await self.here.store.write(lambda tx: tx.add_event(event))
         await self.here.tell_news()
 

@@ -27,7 +27,7 @@ from diminet.logic.blocks import in_use
 from diminet.logic.lifecycle import back_off
 from diminet.logic.service_type import Decision, Draft
 from diminet.messages import Change, ChangeAnswer, Context, Reservation
-from diminet.model import Document, Entry, Initiator, Member
+from diminet.model import Document, Entry, Member
 
 KEPT = ("name", "description", "tags", "on_unreachable")
 
@@ -336,12 +336,7 @@ class Changes:
 
     async def back(self, sites: Set[str]) -> set[str]:
         """Those of the sites that answer; each is asked once, side by side."""
-        clock = self.here.clock
-        ctx = Context(
-            request_id=f"req-{clock.uuid()}",
-            initiator=Initiator(user_id="diminet", project_id="diminet", site=self.here.name),
-            deadline=clock.now() + self.here.limits.request_timeout,
-        )
+        ctx = self.here.context()
 
         async def answers(site: str) -> bool:
             try:

@@ -146,11 +146,7 @@ class Engine:
         here, wait = self.here, self.here.limits.confirm_delay
         for _ in range(5):
             await here.clock.sleep(wait)
-            ctx = Context(
-                request_id=f"req-{here.clock.uuid()}",
-                initiator=put.initiator,
-                deadline=here.clock.now() + here.limits.request_timeout,
-            )
+            ctx = here.context().model_copy(update={"initiator": put.initiator})
             try:
                 if await self.participant.ask_whether_confirmed(ctx, service_id):
                     return

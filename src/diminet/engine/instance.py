@@ -12,7 +12,7 @@ from diminet.engine.ports import Clock, Directory, Identity, Peers, South, Store
 from diminet.errors import DiminetError, SiteRefused
 from diminet.logic.service_type import ServiceType
 from diminet.messages import Context
-from diminet.model import Event
+from diminet.model import Event, Initiator
 
 log = structlog.get_logger()
 
@@ -127,6 +127,27 @@ class Instance:
                 f"site {self.name} does not know services of type {name!r}; upgrade it first",
                 sites=[self.name],
             ) from None
+
+    def context(self, project_id: str = "diminet", seconds: float | None = None) -> Context:
+        """Of a message that no user has asked for. seconds: until its deadline; else `request_timeout`."""
+        wait = self.limits.request_timeout if seconds is None else seconds
+        return Context(
+            request_id=f"req-{self.clock.uuid()}",
+            initiator=Initiator(user_id="diminet", project_id=project_id, site=self.name),
+            deadline=self.clock.now() + wait,
+        )
+
+    def seen(self, kind: str, service_id: str, project_id: str | None, **detail: Any) -> Event:
+        """What this site saw by itself: nobody's request."""
+        return Event(
+            at=self.clock.now(),
+            kind=kind,
+            service_id=service_id,
+            project_id=project_id,
+            request_id=None,
+            site=self.name,
+            detail=detail,
+        )
 
     def event(
         self,

@@ -13,7 +13,7 @@ from diminet.errors import DiminetError, NotAuthorised, ServiceNotFound
 from diminet.logic import blocks as block_logic
 from diminet.logic.lifecycle import believe
 from diminet.messages import BlockGrant, BlockRequest, Context
-from diminet.model import Block, Document, Event, Initiator, ProvisioningStatus, Resource
+from diminet.model import Block, Document, Event, ProvisioningStatus, Resource
 
 
 class Pools:
@@ -229,7 +229,8 @@ class Pools:
         )
         free = sum(await self._free(document, cidr))
         request = request.model_copy(update={"free": free, "index": index})
-        grant = await self.here.peers.at(site).give(self._ctx(document), service_id, request)
+        ctx = self.here.context(document.project_id, self.here.limits.request_timeout / 2)
+        grant = await self.here.peers.at(site).give(ctx, service_id, request)
 
         def take(tx: Tx) -> bool:
             row = tx.service(service_id)
@@ -248,14 +249,6 @@ class Pools:
 
         self.spare_of[service_id, cidr, site] = grant.spare
         return await self.here.store.write(take)
-
-    def _ctx(self, document: Document) -> Context:
-        clock = self.here.clock
-        return Context(
-            request_id=f"req-{clock.uuid()}",
-            initiator=Initiator(user_id="diminet", project_id=document.project_id, site=self.here.name),
-            deadline=clock.now() + self.here.limits.request_timeout / 2,
-        )
 
     # -- giving ------------------------------------------------------------------------------------
 

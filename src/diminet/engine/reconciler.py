@@ -17,7 +17,6 @@ from diminet.errors import DiminetError, NetworkNotFound, SiteRefused
 from diminet.model import (
     Connection,
     Document,
-    Event,
     Health,
     OperatingStatus,
     ProvisioningStatus,
@@ -29,6 +28,12 @@ log = structlog.get_logger()
 
 MARK = "database"  # of the VIM: which database it was last used with
 TAKEN_DOWN = {ProvisioningStatus.PENDING_DELETE, ProvisioningStatus.REVOKED}
+
+
+def known_networks(tx: Tx, service_id: str) -> set[str]:
+    """Our networks that were promised to that service or joined by it; "" is promised to be made."""
+    promised = {row.network_id for row in tx.reservations_of_service(service_id)}
+    return promised | {connection.resource_id for connection in tx.connections(service_id)}
 
 
 class Reconciler:
@@ -256,15 +261,7 @@ class Reconciler:
         return here.type_of(document.type).appeared(document, here.name, networks, committed)
 
     async def _tell_appeared(self, service_id: str, problems: Sequence[str]) -> None:
-        event = Event(
-            at=self.here.clock.now(),
-            kind="drift",
-            service_id=service_id,
-            project_id=None,
-            request_id=None,
-            site=self.here.name,
-            detail={"problems": list(problems)},
-        )
+        event = self.here.seen("drift", service_id, None, problems=list(problems))
         await self.here.store.write(lambda tx: tx.add_event(event))
 
     async def look(self) -> None:
@@ -321,12 +318,8 @@ class Reconciler:
                     await self.here.south.drop_network(remains.network_id)
 
     async def _is_wanted(self, remains: Remains) -> bool:
-        def look(tx: Tx) -> bool:
-            promised = {r.network_id for r in tx.reservations_of_service(remains.service_id)}
-            joined = {c.resource_id for c in tx.connections(remains.service_id)}
-            return "" in promised or remains.network_id in promised | joined
-
-        return await self.here.store.read(look)
+        ours = await self.here.store.read(lambda tx: known_networks(tx, remains.service_id))
+        return "" in ours or remains.network_id in ours
 
     async def _sweep(self, strangers: Set[str]) -> list[DiminetError]:
         """A data plane of ours without a live service: left over by a crash."""

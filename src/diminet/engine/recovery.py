@@ -8,7 +8,7 @@ put back at the end. `discard` lets such a promise run out: the instance undoes 
 """
 
 from diminet.engine.ports import NOBODY, Clock, ReservationRow, South, Store, Tx
-from diminet.engine.reconciler import MARK
+from diminet.engine.reconciler import MARK, known_networks
 from diminet.errors import ServiceNotFound
 from diminet.model import Initiator, Remains, Ticket
 
@@ -27,13 +27,9 @@ class Recovery:
     async def lost(self) -> tuple[Remains, ...]:
         """What the VIM remembers and the database does not."""
         found = await self.south.remains()
-        return await self.store.read(lambda tx: tuple(r for r in found if not self._known(tx, r)))
-
-    @staticmethod
-    def _known(tx: Tx, remains: Remains) -> bool:
-        promised = {row.network_id for row in tx.reservations_of_service(remains.service_id)}
-        joined = {connection.resource_id for connection in tx.connections(remains.service_id)}
-        return remains.network_id in promised | joined
+        return await self.store.read(
+            lambda tx: tuple(r for r in found if r.network_id not in known_networks(tx, r.service_id))
+        )
 
     async def adopt(self) -> tuple[Remains, ...]:
         """Take in all that is lost and says for which service it is; from now on the VIM is used with

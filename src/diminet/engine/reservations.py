@@ -29,10 +29,7 @@ log = structlog.get_logger()
 
 def as_shapes(network: NetworkFacts) -> tuple[SubnetShape, ...]:
     """How the network's subnets are now, to be put back later."""
-    return tuple(
-        SubnetShape(cidr=s.cidr, ip_version=s.ip_version, gateway_ip=s.gateway_ip, pools=s.pools)
-        for s in network.subnets
-    )
+    return tuple(subnet.shape() for subnet in network.subnets)
 
 
 def reaches(network_id: str, committed: Sequence[Document]) -> tuple[Reach, ...]:

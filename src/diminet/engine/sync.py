@@ -19,7 +19,7 @@ from diminet.engine.ports import HeldBlock, MemberRow, PeerRow, ServiceRow, Tx
 from diminet.errors import DiminetError, ServiceNotFound, Unavailable
 from diminet.logic import blocks as block_logic
 from diminet.messages import Context, DocumentPut, SyncEntry, SyncReport, Tombstone
-from diminet.model import Document, Initiator, Site
+from diminet.model import Document, Site
 
 ASKER_WAITS = 0.75  # of sync_interval; looked at four times in it, so it is asked once in each
 OTHER_WAITS = 1.5
@@ -126,7 +126,7 @@ class Sync:
         try:
             mine = await self.report(site)
             told = mine if len(mine.services) <= self.here.limits.sync_entries else None
-            report = await self.here.peers.at(site).sync(self._ctx("diminet"), told)
+            report = await self.here.peers.at(site).sync(self.here.context(), told)
             await self.heard(site, report.incarnation)
             await self._take_in(site, report)
         except DiminetError as error:
@@ -137,14 +137,6 @@ class Sync:
         for entry in report.services:
             await self._compare_one(site, entry)
         await self._unknown_there(site, {e.service_id for e in report.services})
-
-    def _ctx(self, project_id: str) -> Context:
-        clock = self.here.clock
-        return Context(
-            request_id=f"req-{clock.uuid()}",
-            initiator=Initiator(user_id="diminet", project_id=project_id, site=self.here.name),
-            deadline=clock.now() + self.here.limits.request_timeout,
-        )
 
     async def _compare_one(self, site: str, entry: SyncEntry) -> None:
         """What fails with one service is tried again at the next interval and keeps no other back."""
@@ -180,7 +172,7 @@ class Sync:
 
     async def _post(self, row: ServiceRow, site: str, kind: str) -> None:
         document = row.document
-        ctx = self._ctx(document.project_id)
+        ctx = self.here.context(document.project_id)
 
         def decide(tx: Tx) -> None:
             posted = tx.outbox(service_id=document.service_id)
@@ -194,7 +186,7 @@ class Sync:
         if row is None or row.left is not None:
             return
         document = row.document
-        ctx = self._ctx(document.project_id).model_copy(update={"sender": document.master})
+        ctx = self.here.context(document.project_id).model_copy(update={"sender": document.master})
         if site != document.master:
             snapshot = await self.here.peers.at(document.master).snapshot(ctx, document.service_id)
             if snapshot.document is None or not snapshot.document.tombstone:
@@ -203,7 +195,7 @@ class Sync:
 
     async def _fetch(self, site: str, service_id: str, row: ServiceRow | None) -> None:
         """Read the newer document at that site; applying it asks the master if the site is not it."""
-        ctx = self._ctx("diminet")
+        ctx = self.here.context()
         snapshot = await self.here.peers.at(site).snapshot(ctx, service_id)
         if snapshot.document is None or snapshot.document.tombstone:
             return
@@ -223,12 +215,12 @@ class Sync:
         document = row.document
         if entry.digest != block_logic.digest(h.block for h in held):
             snapshot = await self.here.peers.at(site).snapshot(
-                self._ctx(document.project_id), entry.service_id
+                self.here.context(document.project_id), entry.service_id
             )
             await self.here.store.write(
                 lambda tx: self.participant.learn_blocks(tx, document, snapshot.blocks, site)
             )
-        await self.participant.reconciler.audit.heard(self._ctx(document.project_id), site, entry)
+        await self.participant.reconciler.audit.heard(self.here.context(document.project_id), site, entry)
         for cidr, count in entry.spare.items():
             self.pools.spare_of[entry.service_id, cidr, site] = count
         await self.here.store.write(lambda tx: self._note(tx, site, entry))
@@ -305,4 +297,4 @@ class Sync:
         return {m.site for m in row.document.members if m.deferred} - later
 
     def _for(self, document: Document) -> Context:
-        return self._ctx(document.project_id).model_copy(update={"initiator": document.initiator})
+        return self.here.context(document.project_id).model_copy(update={"initiator": document.initiator})

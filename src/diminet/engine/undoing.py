@@ -52,8 +52,7 @@ class Undoing:
         word = intent.ticket.word()
 
         def decide(tx: Tx) -> None:
-            current = tx.intent(intent.service_id)
-            if current is not None and current.ticket == intent.ticket:
+            if self.holds(tx, intent):
                 tx.delete_intent(intent.service_id)
             self.outbox.post(tx, ctx, intent.service_id, silent, "abort", rid=word)
             tx.add_event(self._refusal(ctx, intent.service_id, error))

@@ -101,7 +101,7 @@ class Subnets:
         if shape.gateway_ip != now.gateway_ip:
             change["gateway_ip"] = shape.gateway_ip
         if change and made is None and tag is None:
-            await self._tag(subnet_id, [marks.CHANGED, marks.was(_shape_of(now))])
+            await self._tag(subnet_id, [marks.CHANGED, marks.was(now.shape())])
         if change:
             what = f"set pools and gateway of subnet {now.cidr} ({subnet_id})"
             await self._neutron.put(what, f"/subnets/{subnet_id}", {"subnet": change})
@@ -114,12 +114,6 @@ class Subnets:
         """Adds them; those of others stay (the extension `tag-creation`, Neutron 2024.2 and later)."""
         path = f"/subnets/{subnet_id}/tags"
         await self._neutron.post(f"tag subnet {subnet_id}", path, {"tags": list(tags)})
-
-
-def _shape_of(subnet: SubnetFacts) -> SubnetShape:
-    return SubnetShape(
-        cidr=subnet.cidr, ip_version=subnet.ip_version, gateway_ip=subnet.gateway_ip, pools=subnet.pools
-    )
 
 
 def _with_cidr(subnets: Sequence[Json], cidr: str) -> Json | None:
