@@ -41,6 +41,7 @@ from diminet.south.linux import surroundings
 from diminet.south.linux.dataplane import DataPlane
 from diminet.south.linux.frr import Frr
 from diminet.south.linux.frr_daemons import RUN as FRR_RUN
+from diminet.south.linux.garp import Announcer
 from diminet.south.linux.kernel import Kernel
 from diminet.south.linux.linux import LinuxSouth
 from diminet.south.linux.rest import make_vim_app
@@ -333,6 +334,9 @@ async def open_linux(settings: Settings, stack: AsyncExitStack) -> tuple[LinuxVi
     store = VimStore(settings.vim_database(), busy_timeout=settings.limits.storage_timeout)
     vim = LinuxVim(store, kernel, settings.site.number, mtu=south.mtu)
     await dataplane.start()
+    announcer = Announcer(kernel)
+    stack.push_async_callback(announcer.close)
+    announcer.start()
     await vim.start()
     stack.push_async_callback(vim.close)
     return vim, LinuxSouth(vim, dataplane, mtu=south.mtu, vtep=south.vtep, vteps=vteps)

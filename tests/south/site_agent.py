@@ -11,6 +11,7 @@ from diminet.model import Target
 from diminet.south.linux import names
 from diminet.south.linux.dataplane import DataPlane, NetworkInfo
 from diminet.south.linux.frr import Frr
+from diminet.south.linux.garp import Announcer
 from diminet.south.linux.kernel import Kernel
 
 
@@ -76,6 +77,8 @@ class Agent:
 
     async def start(self) -> None:
         await self.plane.start()
+        self.announcer = Announcer(self.kernel)
+        self.announcer.start()
 
 
 async def main() -> None:
@@ -87,6 +90,7 @@ async def main() -> None:
         except DiminetError as error:
             answer = {"error": error.as_dict()}
         print(json.dumps(answer), flush=True)
+    await agent.announcer.close()
     agent.kernel.close()
 
 

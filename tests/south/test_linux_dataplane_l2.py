@@ -151,6 +151,22 @@ def test_what_is_known_is_answered_here(service: Stretched) -> None:
     assert nd.packets() == 0
 
 
+def test_hosts_hear_that_an_address_has_moved(service: Stretched) -> None:
+    """Without a word they would send to the old MAC until their caches give it up."""
+    one, two, _ = service.vms
+    moving = service.boot(two.site, two.network_id, 50)
+    until(lambda: one.reaches(moving), "the instance answers")
+    for site in (service.sites[2], service.sites[0]):
+        moving.close()
+        moving = service.boot(site, service.network(site), 50)
+        for address in moving.addresses:
+            until(
+                lambda address=address, mac=moving.mac: mac in one.sh(f"ip neigh show {address}"),
+                f"{address} is known to be at site {site.number} now",
+            )
+    moving.close()
+
+
 def test_chatter_stays_off_the_tunnel(service: Stretched) -> None:
     one, two, _ = service.vms
     ra = counted(two, "icmpv6 type nd-router-advert")

@@ -74,8 +74,16 @@ def all_links(ip: IPRoute) -> list[Link]:
 
 
 def find(ip: IPRoute, name: str) -> Link | None:
+    return _get(ip, ifname=name)
+
+
+def find_index(ip: IPRoute, index: int) -> Link | None:
+    return _get(ip, index=index)
+
+
+def _get(ip: IPRoute, **which: Any) -> Link | None:
     try:
-        return _link(ip.link("get", ifname=name)[0])
+        return _link(ip.link("get", **which)[0])
     except NetlinkError as error:
         if error.code == errno.ENODEV:
             return None
