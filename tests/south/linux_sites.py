@@ -40,7 +40,10 @@ class Space:
 
     def __init__(self) -> None:
         Path("/run/netns").mkdir(exist_ok=True)
-        script = "mount -t tmpfs none /run/netns && ip link set lo up && echo ready && exec sleep infinity"
+        script = (
+            "mount -t tmpfs none /run/netns && mkdir /run/netns/.mounts && ip link set lo up"
+            " && echo ready && exec sleep infinity"
+        )
         self.holder = subprocess.Popen(
             ["unshare", "--net", "--mount", "sh", "-c", script], stdout=subprocess.PIPE, text=True
         )

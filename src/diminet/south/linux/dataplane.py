@@ -62,7 +62,7 @@ class DataPlane:
 
     async def start(self) -> None:
         """The site's own packet filters; repeatable, harmless to services that are there."""
-        await self._kernel.run("prepare the site", overlay.prepare_site)
+        await self._kernel.run("prepare the site", partial(overlay.prepare_site, self._vrfs))
 
     async def connect(self, target: Target, networks: Mapping[str, NetworkInfo]) -> None:
         """Make the service's data plane as the target says. networks: by id, all of `target.networks`.

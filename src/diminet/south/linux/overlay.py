@@ -17,6 +17,7 @@ from diminet.errors import SiteRefused
 from diminet.south.linux import kernel, links, names, netns
 
 VXLAN_PORT = 4789
+MOUNTS = ".mounts"  # in the directory of zebra's namespaces
 FLOOD_MAC = "00:00:00:00:00:00"  # the entries for broadcast and unknown frames
 # Both ends of every veth between a VRF and a gateway; the routes over it are `onlink`.
 VRF_END = ("169.254.0.1", "fe80::1")
@@ -94,8 +95,11 @@ class Found(NamedTuple):
     local: frozenset[str] = frozenset()
 
 
-def prepare_site() -> None:
-    """The site's own filters; made again, they change nothing for services that are there."""
+def prepare_site(directory: Path) -> None:
+    """The site's own filters, and a place for its namespaces beside the links in zebra's directory; made
+    again, they change nothing for services that are there."""
+    (directory / MOUNTS).mkdir(parents=True, exist_ok=True)
+    (directory / MOUNTS).chmod(0o755)  # whatever the umask: zebra is not root
     with_vnis = kernel.nft_exists("inet", "diminet")
     script = _SITE_FILTER
     if with_vnis:  # the table of the VNIs holds state of the services: leave it
@@ -223,9 +227,22 @@ def find_tunnels() -> list[Found]:
 # -- L3 --------------------------------------------------------------------------------------------
 
 
-def make_vrf(path: Path) -> bool:
-    """The service's namespace, a router with nothing in it yet. True if it was made now."""
-    return netns.create(path, _prepare_vrf)
+def _mounted(path: Path) -> Path:
+    """Where the namespace of that path is mounted; zebra passes over directories."""
+    return path.parent / MOUNTS / path.name
+
+
+def make_vrf(path: Path) -> None:
+    """The service's namespace, a router with nothing in it yet.
+
+    zebra looks at a new entry of its directory at once, and again only a second later; a mount comes after
+    its file. So the entry is a link to a namespace that is ready.
+    """
+    if netns.exists(path):
+        return
+    netns.create(_mounted(path), _prepare_vrf)
+    path.unlink(missing_ok=True)  # of a namespace that is gone: zebra must see that this is another
+    path.symlink_to(_mounted(path))
 
 
 def _prepare_vrf() -> None:
@@ -335,14 +352,15 @@ def _shape_end(ip: IPRoute, name: str, alias: names.Alias, mtu: int, ends: tuple
 def drop_vrf(path: Path) -> None:
     """Remove all devices of the service, at once and not when the kernel gets to it, and the namespace."""
     vnis = []
-    if netns.exists(path):
-        with netns.entered(path), IPRoute() as ip:
+    if netns.exists(_mounted(path)):
+        with netns.entered(_mounted(path)), IPRoute() as ip:
             for link in links.all_links(ip):
                 if link.kind in ("veth", "vxlan", "bridge"):
                     ip.link("del", index=link.ifindex)
                 if link.kind == "vxlan":
                     vnis.append(int(link.name.removeprefix("vx")))
-    netns.remove(path)
+    path.unlink(missing_ok=True)
+    netns.remove(_mounted(path))
     for vni in vnis:
         close(vni)
 
@@ -350,10 +368,11 @@ def drop_vrf(path: Path) -> None:
 def find_vrfs(directory: Path) -> list[Found]:
     """All L3 services of this site, from the namespaces in `directory`."""
     found = []
-    for path in sorted(directory.glob("v*")) if directory.exists() else ():
-        service_id = names.service_of_vrf(path.name)
+    entries = {entry.name for where in (directory, directory / MOUNTS) for entry in where.glob("v*")}
+    for name in sorted(entries):
+        service_id = names.service_of_vrf(name)
         if service_id is not None:
-            found.append(_find_vrf(path, service_id))
+            found.append(_find_vrf(directory / name, service_id))
     return found
 
 
