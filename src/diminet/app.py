@@ -343,6 +343,7 @@ async def open_linux(settings: Settings, stack: AsyncExitStack) -> tuple[LinuxVi
     store = VimStore(settings.vim_database(), busy_timeout=settings.limits.storage_timeout)
     vim = LinuxVim(store, kernel, settings.site.number, mtu=south.mtu)
     await dataplane.start()
+    stack.callback(dataplane.close)
     announcer = Announcer(kernel)
     stack.push_async_callback(announcer.close)
     announcer.start()

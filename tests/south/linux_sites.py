@@ -91,6 +91,7 @@ class Site:
     """A site: its space, its FRR, and an agent that calls `Kernel` and `DataPlane` in it."""
 
     def __init__(self, wan: "Wan", number: int) -> None:
+        self.wan = wan
         self.number = number
         self.vtep = wan.vtep(number)
         self.space = wan.join(f"wan{number}", self.vtep)

@@ -69,6 +69,11 @@ class Agent:
     async def realised(self) -> dict[str, list[str]]:
         return {key: list(health.problems) for key, health in (await self.plane.realised()).items()}
 
+    async def silent(self) -> dict[str, list[str]]:
+        """Of two looks in a row."""
+        await self.plane.realised()
+        return {key: list(health.silent) for key, health in (await self.plane.realised()).items()}
+
     async def problems(self) -> list[str]:
         return list(await self.plane.problems())
 

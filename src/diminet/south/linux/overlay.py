@@ -18,7 +18,6 @@ from diminet.south.linux import kernel, links, names, netns
 
 VXLAN_PORT = 4789
 MOUNTS = ".mounts"  # in the directory of zebra's namespaces
-FLOOD_MAC = "00:00:00:00:00:00"  # the entries for broadcast and unknown frames
 # Both ends of every veth between a VRF and a gateway; the routes over it are `onlink`.
 VRF_END = ("169.254.0.1", "fe80::1")
 GATEWAY_END = ("169.254.0.2", "fe80::2")
@@ -81,18 +80,6 @@ class Branch(NamedTuple):
     local: tuple[str, ...]
     far: tuple[str, ...]
     mtu: int
-
-
-class Found(NamedTuple):
-    """A service's devices as read back. vni 0: there is no vxlan device. local: CIDRs of an L3 service
-    that its VRF can reach."""
-
-    service_id: str
-    layer: str
-    vni: int
-    digest: str
-    problems: tuple[str, ...]
-    local: frozenset[str] = frozenset()
 
 
 def prepare_site(directory: Path) -> None:
@@ -202,28 +189,6 @@ def drop_tunnel(service_id: str, vni: int) -> None:
     close(vni)
 
 
-def find_tunnels() -> list[Found]:
-    """All L2 services of this site."""
-    with IPRoute() as ip:
-        every = links.all_links(ip)
-    bridges = {link.ifindex: link for link in every if link.alias and link.alias.kind == "network"}
-    found = []
-    for link in every:
-        if link.alias is None or link.alias.kind != "l2":
-            continue
-        problems = []
-        if not link.up:
-            problems.append(f"the tunnel {link.name} is down")
-        bridge = bridges.get(link.master or 0)
-        if bridge is None:
-            problems.append(f"the tunnel {link.name} is not in a network's bridge")
-        elif not bridge.up:
-            problems.append(f"the bridge {bridge.name} is down")
-        vni = int(link.name.removeprefix("vx"))
-        found.append(Found(link.alias.identifier, "l2", vni, link.alias.detail, tuple(problems)))
-    return found
-
-
 # -- L3 --------------------------------------------------------------------------------------------
 
 
@@ -286,14 +251,6 @@ def _vrf_filter(vni: int, remote: Iterable[str]) -> str:
         "type filter hook forward priority filter; policy accept;\n"
         f"{rules}\niifname {names.vrf_bridge(vni)} drop\n}}\n}}\n"
     )
-
-
-def unresolved(path: Path, vni: int) -> set[str]:
-    """VTEPs that the VRF has routes to but no neighbour for: zebra 8.4 loses one when BGP takes a route
-    back and announces it again at once."""
-    with netns.entered(path), IPRoute() as ip:
-        bridge = links.find(ip, names.vrf_bridge(vni))
-        return links.unresolved(ip, bridge.ifindex) if bridge else set()
 
 
 def take_down(router: Router) -> None:
@@ -363,48 +320,3 @@ def drop_vrf(path: Path) -> None:
     netns.remove(_mounted(path))
     for vni in vnis:
         close(vni)
-
-
-def find_vrfs(directory: Path) -> list[Found]:
-    """All L3 services of this site, from the namespaces in `directory`."""
-    found = []
-    entries = {entry.name for where in (directory, directory / MOUNTS) for entry in where.glob("v*")}
-    for name in sorted(entries):
-        service_id = names.service_of_vrf(name)
-        if service_id is not None:
-            found.append(_find_vrf(directory / name, service_id))
-    return found
-
-
-def _find_vrf(path: Path, service_id: str) -> Found:
-    if not netns.exists(path):
-        return Found(service_id, "l3", 0, "", ("its namespace is gone",))
-    with netns.entered(path), IPRoute() as ip:
-        every = links.all_links(ip)
-        branches = [link for link in every if link.alias and link.alias.kind == "branch"]
-        local = frozenset(cidr for link in branches for cidr in links.routes(ip, link.ifindex))
-    problems = [f"{link.name} is down" for link in every if not link.up]
-    for link in every:
-        if link.kind == "vxlan" and link.alias is not None:
-            vni = int(link.name.removeprefix("vx"))
-            problems += [f"the site {hop} has no neighbour entry" for hop in unresolved(path, vni)]
-            return Found(service_id, "l3", vni, link.alias.detail, tuple(problems), local)
-    return Found(service_id, "l3", 0, "", (*problems, "its tunnel is missing"))
-
-
-# -- what a killed FRR leaves behind ---------------------------------------------------------------
-
-
-def sweep(vni: int, macs: Collection[str], vteps: Collection[str]) -> None:
-    """Delete the tunnel's entries of other sites that FRR does not know (any more)."""
-    with IPRoute() as ip:
-        link = links.find(ip, names.vxlan(vni))
-        if link is None:
-            return
-        for entry in ip.fdb("dump", ifindex=link.ifindex):
-            mac, far = entry.get_attr("NDA_LLADDR"), entry.get_attr("NDA_DST")
-            known = far in vteps if mac == FLOOD_MAC else mac in macs
-            if entry["ifindex"] == link.ifindex and entry["flags"] & links.NTF_EXT_LEARNED and not known:
-                flags = links.NTF_SELF if far else links.NTF_MASTER
-                extra = {"dst": far} if far else {}
-                ip.fdb("del", ifindex=link.ifindex, lladdr=mac, flags=flags, **extra)
