@@ -112,6 +112,7 @@ class Kernel:
 
     def __init__(self, run_dir: Path) -> None:
         self._namespaces = run_dir / "ns"
+        self.probe_path = run_dir / "probe"  # of the namespace of the probes; not one that repair sweeps
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kernel")
 
     def close(self) -> None:
@@ -127,10 +128,6 @@ class Kernel:
 
     def gateway_path(self, network_id: str) -> Path:
         return self._namespaces / names.gateway_namespace(network_id)
-
-    def probe_path(self) -> Path:
-        """No instance may have a name that begins with a dot."""
-        return self._namespaces / ".probe"
 
     # -- bridges -----------------------------------------------------------------------------------
 
