@@ -9,6 +9,7 @@ from diminet.model import Model
 
 Phase = Literal["before", "during", "after"]
 PHASES: tuple[Phase, ...] = ("before", "during", "after")
+CUTTING = 0.5  # seconds before the cut stands in which it is being made: of no phase
 
 
 class Pings(Model):
@@ -53,7 +54,11 @@ class Outage(Model):
 
     def phase(self, phase: Phase) -> tuple[float, float]:
         """Its start and end."""
-        ends = {"before": (-math.inf, 0.0), "during": (0.0, self.healed), "after": (self.healed, self.ended)}
+        ends = {
+            "before": (-math.inf, -CUTTING),
+            "during": (0.0, self.healed),
+            "after": (self.healed, self.ended),
+        }
         return ends[phase]
 
     def status_since(self, status: str, start: float) -> float | None:

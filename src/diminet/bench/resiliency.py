@@ -152,8 +152,8 @@ async def _outage(lab: Lab, plane: Plane, wish: Wish, watch: Watch, pairs: Seque
         await asyncio.to_thread(lab.isolate, CUT, plane)
         cut = loop.time()
         await asyncio.sleep(wish.during)
-        await asyncio.to_thread(lab.heal)
         healed = loop.time()
+        await asyncio.to_thread(lab.heal)
         await asyncio.sleep(wish.after)
         ended = loop.time()
     finally:
@@ -195,15 +195,17 @@ class Running:
 
     async def stop(self) -> Pings:
         """began is on the loop's clock."""
+        ended = asyncio.get_running_loop().time()
         if self._process.returncode is None:
             self._process.send_signal(2)  # SIGINT: it tells how many it has sent
         said = await self._reading
         await self._process.wait()
-        sent = _SENT.search(said)
+        told = _SENT.search(said)
+        sent = int(told[1]) if told else 0
         return Pings(
             path=self._pair.path,
             began=self._began,
-            interval=INTERVAL,
-            sent=int(sent[1]) if sent else 0,
+            interval=(ended - self._began) / max(1, sent),  # ping is a little late each time
+            sent=sent,
             answered=tuple(sorted({int(found) - 1 for found in _ANSWER.findall(said)})),
         )
