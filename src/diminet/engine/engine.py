@@ -112,7 +112,8 @@ class Engine:
         return await self._audited("bury", ctx, service_id, work)
 
     async def abort(self, ctx: Context, service_id: str, rid: str) -> None:
-        await self.reservations.abort(service_id, rid, ctx.sender or self.here.name)
+        work = self.reservations.abort(service_id, rid, ctx.sender or self.here.name)
+        await self._audited("abort", ctx, service_id, work)
 
     async def snapshot(self, ctx: Context, service_id: str) -> Snapshot:
         return await self.participant.states.snapshot(ctx, service_id)

@@ -55,6 +55,7 @@ class Participant:
             raise InvalidRequest("the document is not one of this service that could be applied")
         if ctx.sender != put.document.master:
             put = await self._from_master(ctx, put.document)
+            self._has_a_part(ctx.sender, put.document)
         await self._master_is_who_it_says(put.document)
         verdict = await self.here.store.write(lambda tx: self._take(tx, ctx, put, confirmed=False))
         if verdict is Verdict.ASK_MASTER:
@@ -84,13 +85,27 @@ class Participant:
                 f"master {document.master} holds no service {document.service_id}",
                 sites=[document.master],
             )
-        if snapshot.document.member(self.here.name) is None and not snapshot.confirmed:
+        told = snapshot.document
+        if (told.service_id, told.master) != (document.service_id, document.master):
+            raise NotAuthorised(
+                f"site {document.master} was asked for service {document.service_id} and answered with one "
+                "that is another, or another site's",
+                sites=[document.master],
+            )
+        if told.member(self.here.name) is None and not snapshot.confirmed:
             raise ResourceBusy(
                 f"service {document.service_id} is being changed at its master; it may be taken back",
                 sites=[document.master],
                 retry_after=1.0,
             )
-        return DocumentPut(document=snapshot.document, blocks=snapshot.blocks)
+        return DocumentPut(document=told, blocks=snapshot.blocks)
+
+    def _has_a_part(self, sender: str | None, document: Document) -> None:
+        """Who has none in the document learns nothing of it by handing on a guess."""
+        if sender is not None and document.member(sender) is None and sender not in document.departed:
+            raise NotAuthorised(
+                f"site {sender} has no part in service {document.service_id}", sites=[self.here.name]
+            )
 
     async def _master_is_who_it_says(self, document: Document) -> None:
         site = await self.here.directory.site(document.master)
@@ -142,7 +157,7 @@ class Participant:
         elif verdict is Verdict.LEAVE and row is not None and document.member(here.name) is None:
             self._stay_away(tx, row, document)
         elif verdict is Verdict.SAME:
-            self.learn_blocks(tx, document, put.blocks, ctx.sender or here.name)
+            self.learn_blocks(tx, document, put.blocks, document.master)
         return verdict
 
     def _live(self, tx: Tx, document: Document) -> list[ReservationRow]:
@@ -363,8 +378,11 @@ class Participant:
                 f"site {ctx.sender} is not the master of service {service_id}", sites=[self.here.name]
             )
         document = tombstone.document or row.document
-        if document.service_id != service_id:
-            raise InvalidRequest("the tombstone is another service's")
+        if not _same_service(row.document, document) or document.epoch != row.document.epoch:
+            raise NotAuthorised(
+                f"the tombstone is not that of service {service_id} as site {self.here.name} knows it",
+                sites=[self.here.name],
+            )
         buried = row.model_copy(
             update={
                 "document": document.model_copy(update={"tombstone": True}),
@@ -382,7 +400,8 @@ class Participant:
 
 
 def _same_service(held: Document, incoming: Document) -> bool:
-    return (held.type, held.project_id, held.identifiers) == (
+    return (held.service_id, held.type, held.project_id, held.identifiers) == (
+        incoming.service_id,
         incoming.type,
         incoming.project_id,
         incoming.identifiers,
