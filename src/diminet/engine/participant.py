@@ -53,10 +53,10 @@ class Participant:
         are answered from what is held."""
         if put.document.service_id != service_id or put.document.tombstone:
             raise InvalidRequest("the document is not one of this service that could be applied")
+        await self._master_is_who_it_says(put.document)
         if ctx.sender != put.document.master:
             put = await self._from_master(ctx, put.document)
             self._has_a_part(ctx.sender, put.document)
-        await self._master_is_who_it_says(put.document)
         verdict = await self.here.store.write(lambda tx: self._take(tx, ctx, put, confirmed=False))
         if verdict is Verdict.ASK_MASTER:
             put = await self._from_master(ctx, put.document)
@@ -108,6 +108,11 @@ class Participant:
             )
 
     async def _master_is_who_it_says(self, document: Document) -> None:
+        if document.master == self.here.name:
+            raise NotAuthorised(
+                f"site {self.here.name} itself is the master of service {document.service_id}",
+                sites=[self.here.name],
+            )
         site = await self.here.directory.site(document.master)
         if site.number != document.epoch.site:
             raise NotAuthorised(
