@@ -398,6 +398,7 @@ def limits(settings: Settings) -> Limits:
         blocks_per_project=given.blocks_per_project,
         overlaps_batch=given.overlaps_batch,
         sync_entries=given.sync_entries,
+        peer_refusals_per_hour=given.peer_refusals_per_hour,
     )
 
 

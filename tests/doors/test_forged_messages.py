@@ -155,7 +155,7 @@ OTHERS_SERVICE: dict[str, Forgeries] = {
         lambda w: Forgery("C", "A", put(newer(w.x)), REFUSED),
         lambda w: Forgery("C", "B", put(w.y, path=w.x), ("invalid-request",)),
         lambda w: Forgery("D", "B", put(newer(w.x)), ("ok",)),  # a hint: the master has no such revision
-        lambda w: Forgery("B", "A", put(newer(w.x)), ("ok", *REFUSED)),
+        lambda w: Forgery("B", "A", put(newer(w.x)), REFUSED),
     ),
     "bury": (
         lambda w: Forgery("C", "B", bury(w.x), REFUSED),
@@ -218,8 +218,9 @@ OTHERS_BLOCK: dict[str, Forgeries] = {
     "put": (
         *(
             lambda w, who=who, owner=owner, to=to: Forgery(who, to, stolen(w, owner, who), ("ok",))
-            for who, owner, to in (("D", "B", "A"), ("D", "A", "B"), ("A", "B", "D"), ("A", "B", "B"))
+            for who, owner, to in (("D", "A", "B"), ("A", "B", "D"), ("A", "B", "B"))
         ),
+        lambda w: Forgery("D", "A", stolen(w, "B", "D"), REFUSED),
         lambda w: Forgery("C", "B", stolen(w, "A", "C"), REFUSED),
     ),
     "bury": NO_BLOCKS,
