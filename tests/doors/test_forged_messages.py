@@ -433,6 +433,17 @@ async def _deleted(world: World) -> None:
     )
 
 
+def test_a_stranger_learns_nothing_of_a_deletion():
+    async def main():
+        world = await opened()
+        await _deleted(world)
+        await world.settled()
+        assert await wrong(world, Forgery("C", "B", bury(world.x), REFUSED), "bury") == []
+        await world.cloud.close()
+
+    run(main())
+
+
 async def _renamed(world: World) -> None:
     changes = Change(operation="modify", name="later")
     await world.cloud["A"].requests.change(

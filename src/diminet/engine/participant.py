@@ -377,6 +377,7 @@ class Participant:
                 raise NotAuthorised(f"service {service_id} was not asked for by site {ctx.sender}")
             return
         if row.document.tombstone:
+            self._was_asked(tx, ctx.sender, row.document)
             return
         if ctx.sender not in (None, row.document.master):
             raise NotAuthorised(
@@ -402,6 +403,14 @@ class Participant:
             if member.site not in known:
                 tx.save_member(MemberRow(service_id=service_id, site=member.site))
         tx.add_event(self.here.event("deleted", ctx, service_id, document.project_id))
+
+    def _was_asked(self, tx: Tx, sender: str | None, document: Document) -> None:
+        """What a deletion has come to is told to those that had a part in the service."""
+        known = {m.site for m in tx.members(document.service_id)} | {m.site for m in document.members}
+        if sender is not None and sender not in known | document.departed.keys():
+            raise NotAuthorised(
+                f"site {sender} had no part in service {document.service_id}", sites=[self.here.name]
+            )
 
 
 def _same_service(held: Document, incoming: Document) -> bool:
