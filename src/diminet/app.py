@@ -26,6 +26,7 @@ from diminet.config import Settings
 from diminet.directory.file import FileDirectory
 from diminet.east_west import tls
 from diminet.east_west.client import HttpPeers
+from diminet.east_west.metered import MeteredPeers
 from diminet.east_west.server import make_east_west_app
 from diminet.engine.engine import Engine
 from diminet.engine.instance import Instance, Limits
@@ -145,7 +146,7 @@ class Site:
             name=name,
             number=settings.site.number,
             store=store,
-            peers=peers,
+            peers=MeteredPeers(peers, metrics.east_west_sent),
             south=MeteredSouth(south, metrics.vim),
             directory=directory,
             identity=identity,

@@ -9,8 +9,9 @@ import pytest
 from doors_world import CIDR, World, opened, report_of, reserve_request
 
 from diminet.east_west.client import HttpPeers
+from diminet.east_west.metered import MeteredPeers
 from diminet.engine.ports import Horizontal
-from diminet.errors import DiminetError, IncompatibleSites, NotAuthorised
+from diminet.errors import DiminetError, IncompatibleSites, NotAuthorised, SiteUnknown
 from diminet.logic.blocks import next_version
 from diminet.messages import (
     Acknowledgement,
@@ -25,6 +26,7 @@ from diminet.messages import (
     Tombstone,
 )
 from diminet.model import Block, Capabilities, Document, Epoch, OperatingStatus, ProvisioningStatus
+from diminet.telemetry import Metrics
 
 KINDS = sorted(name for name in vars(Horizontal) if not name.startswith("_"))
 
@@ -109,15 +111,37 @@ def test_an_answer_of_another_site_or_service_is_refused():
         world = await opened()
         table = forgeries(world)
         assert sorted(table) == KINDS
-        ctx = world.cloud.ctx("B")
+        ctx, metrics = world.cloud.ctx("B"), Metrics()
+
+        async def ask(kind: str, arguments: Any, answer: Any) -> Any:
+            peers = MeteredPeers(Said(world, answer), metrics.east_west_sent)
+            return await getattr(peers.at("A"), kind)(ctx, *arguments)
+
         for kind, forged in table.items():
             if isinstance(forged, str):
                 continue
             arguments, right, wrong = forged
-            assert await getattr(Said(world, right).at("A"), kind)(ctx, *arguments) == right
+            assert await ask(kind, arguments, right) == right
             for answer in wrong:
                 with pytest.raises(IncompatibleSites):
-                    await getattr(Said(world, answer).at("A"), kind)(ctx, *arguments)
+                    await ask(kind, arguments, answer)
+            for code, times in (("ok", 1), ("incompatible-sites", len(wrong))):
+                labels = {"peer": "A", "kind": kind, "direction": "out", "code": code}
+                name = "diminet_east_west_messages_total"
+                assert metrics.registry.get_sample_value(name, labels) == times
+        await world.cloud.close()
+
+    run(main())
+
+
+def test_a_name_that_is_no_site_becomes_no_metric():
+    async def main():
+        world, metrics = await opened(), Metrics()
+        real = HttpPeers(world.cloud.names, site_name="B", credentials=None, incarnation=str)
+        peers = MeteredPeers(real, metrics.east_west_sent)
+        with pytest.raises(SiteUnknown):
+            await peers.at("made-up").snapshot(world.cloud.ctx("B"), world.x.service_id)
+        assert b"made-up" not in metrics.text()
         await world.cloud.close()
 
     run(main())
