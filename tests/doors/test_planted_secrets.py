@@ -158,6 +158,13 @@ def refuses(
     root.handlers[:] = before[1]
 
 
+def test_an_instance_with_nothing_wrong_comes_as_far_as_listening(refuses):
+    """So that what the others do not print is not for want of having been read."""
+    auth = f"{{auth_url: 'http://127.0.0.1:1/v3', username: u, password: {PLANTED}, project_name: p}}"
+    clouds = f"clouds: {{diminet: {{region_name: A, auth: {auth}}}}}"
+    assert "as far as this" in refuses({("openstack", "file"): clouds}, log={"level": "debug"})
+
+
 @pytest.mark.parametrize("url", URLS)
 def test_a_password_in_a_database_url_that_is_wrong(refuses, url):
     assert "database" in refuses({}, database={"url": url})
