@@ -26,6 +26,7 @@ from diminet.config import Settings
 from diminet.directory.file import FileDirectory
 from diminet.east_west import tls
 from diminet.east_west.client import HttpPeers
+from diminet.east_west.metered import MeteredPeers
 from diminet.east_west.server import make_east_west_app
 from diminet.engine.engine import Engine
 from diminet.engine.instance import Instance, Limits
@@ -145,7 +146,7 @@ class Site:
             name=name,
             number=settings.site.number,
             store=store,
-            peers=peers,
+            peers=MeteredPeers(peers, metrics.east_west_sent),
             south=MeteredSouth(south, metrics.vim),
             directory=directory,
             identity=identity,
@@ -412,6 +413,7 @@ def limits(settings: Settings) -> Limits:
         blocks_per_project=given.blocks_per_project,
         overlaps_batch=given.overlaps_batch,
         sync_entries=given.sync_entries,
+        peer_refusals_per_hour=given.peer_refusals_per_hour,
     )
 
 
