@@ -35,6 +35,8 @@ from diminet.messages import (
     Snapshot,
     SyncReport,
     Tombstone,
+    Vote,
+    VoteRequest,
 )
 
 DEFAULT_REQUEST_TIMEOUT_S = 10.0
@@ -321,6 +323,10 @@ class HttpPeer:
         path = envelope.service_path(service_id) + "/requests"
         answer = await self._peers.call(self._site, ctx, "POST", path, change, judged=True)
         return self._read(ChangeAnswer, answer)
+
+    async def vote(self, ctx: Context, service_id: str, request: VoteRequest) -> Vote:
+        path = envelope.service_path(service_id) + "/votes"
+        return self._read(Vote, await self._peers.call(self._site, ctx, "POST", path, request))
 
     async def sync(self, ctx: Context, mine: SyncReport | None = None) -> SyncReport:
         query = {"member": self._peers.site_name}
