@@ -129,6 +129,10 @@ class NorthClient:
     def takeover(self, service_id: str, gone: list[str]) -> Answer:
         return self.request("POST", _path(service_id, "takeover"), {"takeover": {"gone": gone}})
 
+    def forget(self, service_id: str, site: str) -> Answer:
+        """204 where the service was only waiting for that site, and is gone."""
+        return self.request("POST", _path(service_id, "forget"), {"forget": {"site": site}})
+
     def events(self, service_id: str) -> list[dict[str, Any]]:
         return self._all_pages(_path(service_id, "events"), "events", {})
 

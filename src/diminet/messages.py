@@ -12,6 +12,7 @@ from diminet.model import (
     Capabilities,
     Document,
     Entry,
+    Epoch,
     Initiator,
     Model,
     NetworkFacts,
@@ -98,6 +99,7 @@ class Reservation(Wire):
     expires_at: float
     capabilities: Capabilities
     resources: tuple[ResourceFacts, ...]
+    left: int = 0  # the join number with which this site has last left the service
 
 
 # -- documents -------------------------------------------------------------------------------------
@@ -111,7 +113,11 @@ class DocumentPut(Wire):
 
 
 class MemberState(Wire):
-    """A member's own part: what pair it holds, what it has realised, what is wrong."""
+    """A member's own part: what pair it holds, what it has realised, what is wrong.
+
+    left: the join number with which it has left. also: of a former master, sites that it had taken in and
+    that the present document does not know.
+    """
 
     site: str
     pair: Pair | None
@@ -121,13 +127,17 @@ class MemberState(Wire):
     warnings: tuple[str, ...] = ()
     fault: str | None = None
     blocks: tuple[Block, ...] = ()  # on leaving: those it gives back
+    left: int | None = None
+    also: tuple[str, ...] = ()
 
 
 class Tombstone(Wire):
-    """The last document of a deleted service (None: it was never committed)."""
+    """The last document of a deleted service (None: it was never committed). settled: every site has
+    acknowledged it; told to the creator, whose identifier is free again."""
 
     service_id: str
     document: Document | None = None
+    settled: bool = False
 
 
 class Acknowledgement(Wire):
@@ -148,6 +158,27 @@ class Snapshot(Wire):
     blocks: tuple[Block, ...] = ()
     confirmed: bool = False
     ports: dict[str, str] = {}
+
+
+# -- takeover --------------------------------------------------------------------------------------
+
+
+class VoteRequest(Wire):
+    """Make me the master. epoch: the one that is claimed, with the asker's own number. pair: of the document
+    that the asker holds and would go on from."""
+
+    epoch: Epoch
+    pair: Pair
+
+
+class Vote(Wire):
+    """granted: this site has durably promised that epoch. pair: of its own document. promised: the highest
+    epoch that it has promised to anybody."""
+
+    site: str
+    granted: bool
+    pair: Pair
+    promised: Epoch | None = None
 
 
 # -- blocks ----------------------------------------------------------------------------------------
@@ -206,6 +237,7 @@ class SyncEntry(Wire):
     """One shared service in the periodic exchange. digest: of all block versions known. ports: digest of
     the addresses and MACs of the answering site (`Snapshot.ports`); empty: it has none.
 
+    promised: the highest epoch that the answering site has voted for, where that is not the document's.
     spare: per CIDR, how many blocks the answering site could give. confirmed, fault: the master's word
     that every member is active at that pair, and on what went wrong with the service.
     """
@@ -219,6 +251,7 @@ class SyncEntry(Wire):
     operating_status: OperatingStatus
     digest: str = ""
     ports: str = ""
+    promised: Epoch | None = None
     spare: dict[str, int] = {}
 
 

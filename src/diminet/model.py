@@ -178,6 +178,7 @@ class Document(Wire):
     identifiers: Identifiers
     initiator: Initiator
     departed: dict[str, int] = {}  # site -> its last join number, of sites that left
+    former: dict[str, Pair] = {}  # masters before, in their order -> the pair at which each was taken over
     created_at: float
     updated_at: float
     tombstone: bool = False

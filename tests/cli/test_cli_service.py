@@ -173,6 +173,10 @@ def test_a_refusal_as_json_is_the_error_document(
         (["remove", ID, "B"], ("DELETE", f"/intersite-vertical/{ID}/resources/B", None)),
         (["remove", ID, "B:n/1"], ("DELETE", f"/intersite-vertical/{ID}/resources/B/n%2F1", None)),
         (
+            ["forget", ID, "B"],
+            ("POST", f"/intersite-vertical/{ID}/forget", {"forget": {"site": "B"}}),
+        ),
+        (
             ["takeover", ID, "--gone", "B"],
             ("POST", f"/intersite-vertical/{ID}/takeover", {"takeover": {"gone": ["B"]}}),
         ),
@@ -228,14 +232,6 @@ def test_watch_prints_the_stream(north: NorthDouble, capsys: pytest.CaptureFixtu
     north.will_answer(200, stream)
     assert run(north, "service", "watch", ID) == 0
     assert "now  created" in capsys.readouterr().out
-
-
-def test_takeover_that_the_server_does_not_know(
-    north: NorthDouble, capsys: pytest.CaptureFixture[str]
-) -> None:
-    north.will_answer(405, {"error": {"code": "method-not-allowed", "message": "no", "sites": []}})
-    assert run(north, "service", "takeover", ID) == 1
-    assert "has no takeover yet" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

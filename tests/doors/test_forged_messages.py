@@ -31,12 +31,12 @@ from doors_world import (
 from diminet.east_west.server import make_east_west_app
 from diminet.engine.ports import Horizontal
 from diminet.logic.blocks import next_version
-from diminet.messages import Change, DocumentPut, SyncReport, Tombstone
+from diminet.messages import Change, DocumentPut, SyncReport, Tombstone, VoteRequest
 from diminet.model import Document, Entry, Epoch, Member, Resource, Subnet, Ticket
 
 KINDS = sorted(name for name in vars(Horizontal) if not name.startswith("_"))
 OPERATIONS = get_args(Change.model_fields["operation"].annotation)
-WITH_BODY = {"reserve", "put", "bury", "give", "hand_in", "sync"}
+WITH_BODY = {"reserve", "put", "bury", "give", "hand_in", "vote", "sync"}
 
 
 class Forgery(NamedTuple):
@@ -88,6 +88,12 @@ def hand_in(document: Document, operation: str, **changes: Any) -> Message:
     return Message("POST", one(document, "/requests"), body)
 
 
+def vote(document: Document, number: int, **changes: Any) -> Message:
+    """That site claims the epoch after the document's. changes: of the request."""
+    claim = {"epoch": Epoch(document.epoch.n + 1, number), "pair": document.pair, **changes}
+    return Message("POST", one(document, "/votes"), VoteRequest(**claim).model_dump_json().encode())
+
+
 def sync(member: str, report: SyncReport | None) -> Message:
     body = report.model_dump_json().encode() if report else b""
     return Message("GET", ROOT, body, query=f"member={member}")
@@ -123,6 +129,7 @@ def honest(world: World) -> dict[str, tuple[str, str, Message]]:
         "snapshot": ("A", "B", Message("GET", one(world.x))),
         "give": ("B", "A", give(world.x)),
         "hand_in": ("B", "A", hand_in(world.x, "modify", name="changed")),
+        "vote": ("D", "B", vote(world.x, 4)),
         "sync": ("B", "A", sync("B", report_of("B", entry_of(world.x)))),
     }
 
@@ -193,6 +200,11 @@ OTHERS_SERVICE: dict[str, Forgeries] = {
         ),
         lambda w: Forgery("D", "B", hand_in(w.x, "delete"), REFUSED),  # a member, to one that is no master
     ),
+    "vote": tuple(
+        lambda w, to=to, changes=changes: Forgery("C", to, vote(w.x, 3, **changes(w)), REFUSED)
+        for to in "AB"
+        for changes in (lambda w: {}, lambda w: {"pair": w.x.pair._replace(revision=9)})
+    ),
     "sync": (
         # A stranger that has the ids: told nothing, and nothing is sent to it either.
         *(
@@ -234,6 +246,7 @@ OTHERS_BLOCK: dict[str, Forgeries] = {
         lambda w: Forgery("B", "C", give(w.y), ("ok",), ("blocks",)),  # a service without blocks
     ),
     "hand_in": NO_BLOCKS,
+    "vote": NO_BLOCKS,
     "sync": (
         lambda w: Forgery("D", "A", sync("D", report_of("D", entry_of(w.x, digest="0" * 32))), ("ok",)),
     ),
@@ -243,10 +256,10 @@ OLD_EPOCH: dict[str, Forgeries] = {
     "hello": NO_EPOCH,
     "reserve": NO_EPOCH,
     "put": (
-        lambda w: Forgery("A", "B", put(newer(w.x, epoch=Epoch(0, 1))), REFUSED),
+        lambda w: Forgery("A", "B", put(newer(w.x, epoch=Epoch(0, 1))), ("ok",)),  # late: as held
         lambda w: Forgery("A", "B", put(w.x.model_copy(update={"revision": 0})), ("ok",)),  # late: as held
-        lambda w: Forgery("A", "B", put(newer(w.x, epoch=Epoch(9, 1))), REFUSED),  # nobody voted for it
-        lambda w: Forgery("D", "B", put(epoch_of(w.x, "D", 4)), REFUSED),
+        lambda w: Forgery("A", "B", put(newer(w.x, epoch=Epoch(9, 1))), ("ok",)),  # asked back: as held
+        lambda w: Forgery("D", "B", put(epoch_of(w.x, "D", 4)), ("resource-busy",)),  # asked back: it is not
         lambda w: Forgery("C", "B", put(epoch_of(w.x, "C", 3)), REFUSED),
         lambda w: Forgery("C", "B", put(epoch_of(w.x, "C", 1)), REFUSED),  # with A's number
     ),
@@ -263,6 +276,10 @@ OLD_EPOCH: dict[str, Forgeries] = {
             "B", "A", hand_in(w.x, "modify", name="x", if_match='"0.1-1"'), ("revision-conflict",)
         ),
         lambda w: Forgery("B", "A", hand_in(w.x, "delete", if_match='"9.9-9"'), ("revision-conflict",)),
+    ),
+    "vote": (
+        lambda w: Forgery("D", "B", vote(w.x, 4, epoch=Epoch(0, 4)), ("ok",), ("granted",)),
+        lambda w: Forgery("D", "B", vote(w.x, 4, pair=w.x.pair._replace(revision=0)), ("ok",), ("granted",)),
     ),
     "sync": (
         lambda w: Forgery(
@@ -311,6 +328,7 @@ WRONG_PROJECT: dict[str, Forgeries] = {
         for op in OPERATIONS
         for to in "AB"
     ),
+    "vote": NO_PROJECT,
     "sync": NO_PROJECT,
 }
 
@@ -332,6 +350,10 @@ WRONG_SENDER: dict[str, Forgeries] = {
     "give": (lambda w: Forgery("C", "A", give(w.x)._replace(headers=CLAIMS), REFUSED),),
     "hand_in": (
         lambda w: Forgery("C", "A", hand_in(w.x, "delete")._replace(headers=CLAIMS), ("service-not-found",)),
+    ),
+    "vote": (
+        lambda w: Forgery("C", "B", vote(w.x, 4)._replace(headers=CLAIMS), REFUSED),
+        lambda w: Forgery("D", "B", vote(w.x, 1), REFUSED),  # with the master's number
     ),
     "sync": (
         lambda w: Forgery("C", "A", sync("B", None), REFUSED),
@@ -476,6 +498,7 @@ REPLAYS: dict[str, tuple[Later, tuple[str, ...]] | str] = {
     "snapshot": READ,
     "give": (_renamed, ("ok",)),  # the same blocks
     "hand_in": (_deleted, ("service-not-found",)),
+    "vote": (_deleted, ("service-not-found",)),
     "sync": "what is behind is sent the document: a member whose database was restored says the same",
 }
 

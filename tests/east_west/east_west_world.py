@@ -24,6 +24,7 @@ from diminet.messages import (
     Reservation,
     Snapshot,
     SyncReport,
+    Vote,
 )
 from diminet.model import (
     Block,
@@ -130,6 +131,10 @@ class RecordingHorizontal:
     async def hand_in(self, ctx, service_id, change):
         await self._note("hand_in", ctx, service_id, change)
         return ChangeAnswer(document=document(), waiting=("C",))
+
+    async def vote(self, ctx, service_id, request):
+        await self._note("vote", ctx, service_id, request)
+        return Vote(site="A", granted=True, pair=Pair(Epoch(1, 2), 3), promised=request.epoch)
 
     async def sync(self, ctx, mine=None):
         await self._note("sync", ctx, mine)

@@ -8,8 +8,16 @@ from east_west_world import SERVICE, context, document, run
 from pydantic import SecretStr
 
 from diminet import errors
-from diminet.messages import BlockRequest, Change, DocumentPut, ReserveRequest, SyncReport, Tombstone
-from diminet.model import Block, Entry, Ticket
+from diminet.messages import (
+    BlockRequest,
+    Change,
+    DocumentPut,
+    ReserveRequest,
+    SyncReport,
+    Tombstone,
+    VoteRequest,
+)
+from diminet.model import Block, Entry, Epoch, Pair, Ticket
 
 
 def reserve_request(**more):
@@ -32,6 +40,7 @@ def test_every_message_arrives_and_is_answered(world):
     tombstone = Tombstone(service_id=SERVICE, document=document(tombstone=True))
     request = BlockRequest(cidr="10.0.0.0/24", number=1, count=2)
     change = Change(operation="join", entry=Entry(site="B", resource_id="n"))
+    claim = VoteRequest(epoch=Epoch(2, 2), pair=Pair(Epoch(1, 1), 4))
     mine = SyncReport(site="B", number=2, incarnation="inc-B", services=())
 
     async def go():
@@ -48,11 +57,24 @@ def test_every_message_arrives_and_is_answered(world):
                 await a.hand_in(context(), SERVICE, change),
                 await a.sync(context(), mine),
                 await a.sync(context()),
+                await a.vote(context(), SERVICE, claim),
             ]
 
     answers = run(go())
     calls = world.horizontal.calls
-    kinds = ["hello", "reserve", "put", "bury", "abort", "snapshot", "give", "hand_in", "sync", "sync"]
+    kinds = [
+        "hello",
+        "reserve",
+        "put",
+        "bury",
+        "abort",
+        "snapshot",
+        "give",
+        "hand_in",
+        "sync",
+        "sync",
+        "vote",
+    ]
     assert [call[0] for call in calls] == kinds
     assert [call[2:] for call in calls] == [
         (),
@@ -65,7 +87,9 @@ def test_every_message_arrives_and_is_answered(world):
         (SERVICE, change),
         (mine,),
         (None,),
+        (SERVICE, claim),
     ]
+    assert (answers[10].granted, answers[10].promised) == (True, Epoch(2, 2))
     assert answers[0].name == "A"
     assert answers[2].pair.revision == 3
     assert answers[3].also == ("C",)

@@ -228,6 +228,15 @@ class RequestsDouble:
         self._called("more_room", caller, ctx, service_id)
         return self._theirs(caller, service_id)
 
+    async def takeover(self, caller, ctx, service_id, gone):
+        self._called("takeover", caller, ctx, service_id, gone)
+        return self._theirs(caller, service_id)
+
+    async def forget(self, caller, ctx, service_id, site):
+        self._called("forget", caller, ctx, service_id, site)
+        view = self._theirs(caller, service_id)
+        return None if self.waiting else view
+
     async def events(self, caller, service_id, after, limit):
         self._called("events", caller, service_id, after, limit)
         if service_id is not None:

@@ -382,3 +382,34 @@ def test_sites_are_names_for_tenants_and_all_for_admins(north):
     assert (nice["reachable"], nice["last_seen"]) == (None, None)
     lyon = north.ask("GET", "/sites", token=ADMIN).json["sites"][0]
     assert (lyon["number"], lyon["protocol"], lyon["east_west_url"]) == (2, "1.0", PEER_URL)
+
+
+# -- takeover --------------------------------------------------------------------------------------
+
+
+def test_takeover_is_for_operators_and_names_who_is_gone(north):
+    service = north.create()
+    wish = {"takeover": {"gone": ["lyon"]}}
+    assert north.ask("POST", path(service, "takeover"), wish).status == 403
+    reply = north.ask("POST", path(service, "takeover"), wish, token=ADMIN)
+    assert (reply.status, reply.service["id"]) == (200, service["id"])
+    assert north.requests.calls[-1][-2:] == (service["id"], frozenset({"lyon"}))
+    assert north.ask("POST", path(service, "takeover"), {"takeover": {}}, token=ADMIN).status == 200
+    for bad in (
+        {},
+        {"takeover": {"gone": ["-"]}},
+        {"takeover": {"gone": ["a", "a"]}},
+        {"takeover": {"x": 1}},
+    ):
+        assert north.ask("POST", path(service, "takeover"), bad, token=ADMIN).status == 400
+
+
+def test_forgetting_a_lost_site_is_for_operators(north):
+    service = north.create()
+    wish = {"forget": {"site": "lyon"}}
+    assert north.ask("POST", path(service, "forget"), wish).status == 403
+    assert north.ask("POST", path(service, "forget"), wish, token=ADMIN).status == 200
+    assert north.requests.calls[-1][-2:] == (service["id"], "lyon")
+    assert north.ask("POST", path(service, "forget"), {"forget": {}}, token=ADMIN).status == 400
+    north.requests.waiting = ("lyon",)  # and nothing else is left of it
+    assert north.ask("POST", path(service, "forget"), wish, token=ADMIN).status == 204

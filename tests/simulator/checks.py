@@ -176,8 +176,9 @@ class Checks:
             return
         if document.epoch.site != site.number:
             self.fail("8", f"{site.name} stores {_told(document)}, which its master never wrote")
-        elif known and document.pair < max(known):
-            self.fail("8", f"{site.name} writes {_told(document)} behind {max(known)}")
+        same = [pair for pair in known if pair.epoch == document.epoch]
+        if same and document.pair < max(same):
+            self.fail("8", f"{site.name} writes {_told(document)} behind {max(same)}")
         if not known:
             self._own_identifier(document)
         known[document.pair] = document

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 
-from diminet.engine import participant, pools, reserving
+from diminet.engine import following, participant, pools, reserving
 from diminet.engine.changes import Changes
 from diminet.engine.coordinator import Coordinator
 from diminet.engine.outbox import Outbox
@@ -22,6 +22,7 @@ from diminet.engine.reconciler import Reconciler
 from diminet.engine.reservations import Reservations
 from diminet.engine.resuming import Resuming
 from diminet.engine.sync import Sync
+from diminet.engine.takeover import Takeover
 from diminet.engine.undoing import Undoing
 from diminet.store.site import SiteWide
 from simulator.run import Plan
@@ -88,22 +89,64 @@ MUTANTS = (
         "return sender == known.owner",
         "return True",
     ),
-    _one("epoch ignored", Participant, "_take", "held.epoch != document.epoch", "False"),
+    _one(
+        "claim not asked back",
+        Participant,
+        "_is_news",
+        "following.check(self.here, row, document) is not None",
+        "False",
+    ),
+    _one("vote not durable", Takeover, "_vote", "tx.save_service(row, expect=held.pair)", "pass"),
+    _one(
+        "voter goes on with the master before",
+        following,
+        "within_promise",
+        "if fenced(document, promised):",
+        "if False:",
+    ),
+    _one(
+        "reclaim before the masters before have followed",
+        Pools,
+        "reclaim",
+        "if not self._followed(row.document, members):",
+        "if False:",
+    ),
+    _one(
+        "sites that only the master before knew are not told",
+        Outbox,
+        "_tell_also",
+        "new = sorted(set(state.also) - known)",
+        "new = []",
+    ),
+    _one(
+        "delete by who is not the master any more",
+        Undoing,
+        "bury",
+        "if row.document.epoch.site != self.here.number:",
+        "if False:",
+    ),
+    _one(
+        "identifier free again when only its creator is clean",
+        Outbox,
+        "_free_identifier",
+        "if document.epoch.site != self.here.number:",
+        "if False:",
+    ),
     _one(
         "hint taken for the master's word",
         Participant,
         "put",
-        "if ctx.sender != put.document.master:",
-        "if False:",
+        "ctx.sender != put.document.master or await",
+        "await",
     ),
     _one(
         "tombstone taken from anybody",
         Participant,
         "entomb",
-        "if ctx.sender not in (None, row.document.master):",
+        "if ctx.sender not in masters and not proven:",
         "if False:",
     ),
-    _one("leaving not durable", Participant, "_leave", '"left": me.join if me else 1,', '"left": None,'),
+    _one("leaving not durable", Participant, "leave", '"left": me.join if me else 1,', '"left": None,'),
     _one("promise used behind its time", Participant, "_live", "and row.expires_at > now", ""),
     _one(
         "commit not checked again at the member",
@@ -274,10 +317,14 @@ FAULTS: dict[str, tuple[str, ...]] = {
         "isolation",
     ),
     "everybody is believed about blocks": ("forgery",),
-    "epoch ignored": ("forgery",),
+    "claim not asked back": ("forgery",),
     "hint taken for the master's word": ("forgery",),
     "tombstone taken from anybody": ("forgery",),
     "strangers hand in changes": ("forgery",),
+    "vote not durable": ("crash", "cut"),
+    "voter goes on with the master before": ("cut", "isolation"),
+    "reclaim before the masters before have followed": ("cut", "isolation"),
+    "sites that only the master before knew are not told": ("cut", "one-way cut"),
     "promise used behind its time": (
         "slow site",
         "weather",
@@ -338,13 +385,12 @@ FAULTS: dict[str, tuple[str, ...]] = {
 
 CAUGHT: dict[str, tuple[int, str]] = {
     "gift told before it is written": (5, "1"),
-    "repeated request granted twice": (17, "1"),
-    "gift out of the pool before the VIM is told": (33, "1"),
+    "gift out of the pool before the VIM is told": (7, "1"),
     "growth only by asking others": (2, "7"),
-    "epoch ignored": (1, "8"),
-    "hint taken for the master's word": (1, "8"),
-    "tombstone taken from anybody": (1, "5"),
-    "leaving not durable": (4, "5"),
+    "claim not asked back": (12, "8"),
+    "hint taken for the master's word": (3, "1"),
+    "tombstone taken from anybody": (1, "4"),
+    "leaving not durable": (3, "1"),
 }
 
 

@@ -26,6 +26,8 @@ from diminet.messages import (
     Snapshot,
     SyncReport,
     Tombstone,
+    Vote,
+    VoteRequest,
 )
 from simulator.loop import Crash
 
@@ -41,6 +43,7 @@ REQUESTS: dict[str, type[BaseModel] | None] = {
     "snapshot": None,
     "give": BlockRequest,
     "hand_in": Change,
+    "vote": VoteRequest,
     "sync": SyncReport,
 }
 ANSWERS: dict[str, type[BaseModel] | None] = {
@@ -52,6 +55,7 @@ ANSWERS: dict[str, type[BaseModel] | None] = {
     "snapshot": Snapshot,
     "give": BlockGrant,
     "hand_in": ChangeAnswer,
+    "vote": Vote,
     "sync": SyncReport,
 }
 LATE_MOST_S = 40.0  # of a message that is held up; longer than any promise is kept

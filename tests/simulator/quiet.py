@@ -69,10 +69,15 @@ class Quiet:
         for service_id in self.workload.acknowledged:
             if service_id in self.workload.to_delete:
                 continue
-            master = next(iter(self.checks.documents[service_id].values())).master
+            master = self._master(service_id)
             row = self.checks.rows[master].get(service_id)
             if not live(row):
                 yield "4", f"{service_id}, which was acknowledged, is {stage(row)} at its master"
+
+    def _master(self, service_id: str) -> str:
+        """Of the highest epoch that was ever claimed."""
+        known = self.checks.documents[service_id]
+        return known[max(known)].master
 
     def _nothing_under_way(self, site: "Site") -> Iterator[Complaint]:
         intents, outbox, promises = site.disk.look(
@@ -146,7 +151,7 @@ class Quiet:
 
     def _blocks(self, service_id: str) -> Iterator[Complaint]:
         """All members know the last version of every block, and its owner is one of them."""
-        master = next(iter(self.checks.documents[service_id].values())).master
+        master = self._master(service_id)
         row = self.checks.rows[master].get(service_id)
         if not live(row) or row is None or self._damaged(row.document):
             return

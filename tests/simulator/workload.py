@@ -74,6 +74,9 @@ class Workload:
             self.leave: 4,
             self.modify: 3,
             self.delete: 3,
+            self.takeover: 2,
+            self.forget: 1,
+            self.leave_alone: 1,
             self.boot: 12,
             self.unboot: 3,
             self.more_room: 2,
@@ -140,6 +143,10 @@ class Workload:
     @staticmethod
     def caller(project: str = "demo") -> Caller:
         return Caller(user_id="alice", project_id=project, roles=frozenset({"member"}), token="secret")
+
+    @staticmethod
+    def operator() -> Caller:
+        return Caller(user_id="root", project_id="admin", roles=frozenset({"admin"}), token="secret")
 
     async def _carry_out(self, site: "Site", what: str, told: str, work: Coroutine[Any, Any, Any]) -> None:
         outcome = "ok"
@@ -257,6 +264,49 @@ class Workload:
         if found := self._service():
             site, row = found
             self._change(site, row, Change(operation="delete"), [])
+
+    def takeover(self) -> None:
+        """Planned, or forced; an operator now and then declares gone who is only away."""
+        if found := self._service():
+            site, row = found
+            service_id = row.document.service_id
+            others = {m.site for m in row.document.members} - {site.name}
+            away = sorted(name for name in others if not self._reached(site.name, name))
+            gone = frozenset(away) if away and self.rng.random() < 0.5 else frozenset()
+            self._ask(
+                site,
+                "takeover",
+                [],
+                lambda ctx: site.engine.requests.takeover(self.operator(), ctx, service_id, gone),
+                service_id,
+            )
+
+    def forget(self) -> None:
+        """An operator's word, which is true here: only of a site whose database knows nothing."""
+        if found := self._service():
+            site, row = found
+            service_id, names = row.document.service_id, sorted(self.world.sites)
+            lost = [name for name in names if service_id not in self.world.checks.rows[name]]
+            if lost:
+                name = self.rng.choice(lost)
+                self._ask(
+                    site,
+                    "forget",
+                    [],
+                    lambda ctx: site.engine.requests.forget(self.operator(), ctx, service_id, name),
+                    service_id,
+                )
+
+    def leave_alone(self) -> None:
+        """A site takes itself out, whether its master can be reached or not."""
+        if found := self._service():
+            site, row = found
+            change = Change(operation="leave", entry=Entry(site=site.name))
+            self._change(site, row, change, [])
+
+    def _reached(self, one: str, other: str) -> bool:
+        cuts = self.world.network.cuts
+        return self.world.sites[other].up and (one, other) not in cuts and (other, one) not in cuts
 
     def more_room(self) -> None:
         if found := self._service("l2"):

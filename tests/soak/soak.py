@@ -2,9 +2,9 @@
 
     make soak MINUTES=10 [SEED=7] [SITES=3]
 
-The seed decides what is tried, not when: real daemons have clocks of their own. It ends with 0 if all that was
-acknowledged is so at every site, no address or MAC is twice in a network, instances of each service reach one
-another, and nothing is left once all is deleted.
+The seed decides what is tried, not when: real daemons have clocks of their own. It ends with 0 if all that
+was acknowledged is so at every site, no address or MAC is twice in a network, instances of each service reach
+one another, and nothing is left once all is deleted.
 """
 
 import argparse

@@ -9,7 +9,6 @@ from diminet.cli import progress, views
 from diminet.cli.output import console, note
 from diminet.cli.session import Session, with_session
 from diminet.client import ApiError
-from diminet.errors import SiteRefused
 
 app = typer.Typer(help="Inter-site services: create, look at, change, delete.", no_args_is_help=True)
 sites_app = typer.Typer(help="The other sites.", no_args_is_help=True)
@@ -178,16 +177,24 @@ def takeover(
         list[str] | None, typer.Option("--gone", help="A site that you declare gone; may be repeated.")
     ] = None,
 ) -> None:
-    """Make the asked site the master of a service whose master is gone (admin)."""
-    try:
-        answer = session.client.takeover(service_id, gone or [])
-    except ApiError as error:
-        if error.status in (404, 405, 501) and error.word != "service-not-found":
-            raise SiteRefused(
-                f"the instance at {session.client.url} has no takeover yet: it answered {error.status}"
-            ) from None
-        raise
-    _answer_service(session, answer.service)
+    """Make the asked site the master of a service: its master agrees, or is gone (admin)."""
+    _answer_service(session, session.client.takeover(service_id, gone or []).service)
+
+
+@app.command()
+@with_session
+def forget(
+    session: Session,
+    service_id: Id,
+    site: Annotated[str, typer.Argument(metavar="SITE", help="A site whose database is destroyed.")],
+) -> None:
+    """Wait no longer for a site that is lost for good, and free its addresses (admin, at the master)."""
+    answer = session.client.forget(service_id, site)
+    if answer.status == 204:
+        document = {"id": service_id, "deleted": True}
+        session.answer(document, lambda: console().print(_deletion(service_id, {}, done=True)))
+    else:
+        _answer_service(session, answer.service)
 
 
 @sites_app.command("list")

@@ -35,6 +35,8 @@ from diminet.messages import (
     Snapshot,
     SyncReport,
     Tombstone,
+    Vote,
+    VoteRequest,
 )
 
 DEFAULT_REQUEST_TIMEOUT_S = 10.0
@@ -334,6 +336,12 @@ class HttpPeer:
         answer = self._read(ChangeAnswer, data)
         self._of_this_service(service_id, answer.document.service_id if answer.document else service_id)
         return answer
+
+    async def vote(self, ctx: Context, service_id: str, request: VoteRequest) -> Vote:
+        path = envelope.service_path(service_id) + "/votes"
+        vote = self._read(Vote, await self._peers.call(self._site, ctx, "POST", path, request))
+        self._of_this_site(vote.site)
+        return vote
 
     async def sync(self, ctx: Context, mine: SyncReport | None = None) -> SyncReport:
         query = {"member": self._peers.site_name}

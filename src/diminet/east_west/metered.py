@@ -20,6 +20,8 @@ from diminet.messages import (
     Snapshot,
     SyncReport,
     Tombstone,
+    Vote,
+    VoteRequest,
 )
 
 NO_ANSWER = "no-answer"
@@ -80,6 +82,9 @@ class _MeteredPeer:
 
     async def hand_in(self, ctx: Context, service_id: str, change: Change) -> ChangeAnswer:
         return await self._call("hand_in", self._inner.hand_in(ctx, service_id, change))
+
+    async def vote(self, ctx: Context, service_id: str, request: VoteRequest) -> Vote:
+        return await self._call("vote", self._inner.vote(ctx, service_id, request))
 
     async def sync(self, ctx: Context, mine: SyncReport | None = None) -> SyncReport:
         return await self._call("sync", self._inner.sync(ctx, mine))

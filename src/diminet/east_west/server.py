@@ -39,6 +39,7 @@ from diminet.messages import (
     ReserveRequest,
     SyncReport,
     Tombstone,
+    VoteRequest,
 )
 from diminet.rates import Buckets
 
@@ -142,6 +143,7 @@ class EastWestServer:
             },
             one + "/blocks": {"POST": ("give", self._give)},
             one + "/requests": {"POST": ("hand_in", self._hand_in)},
+            one + "/votes": {"POST": ("vote", self._vote)},
         }
         routes = [Route(path, _Endpoint(self, answers)) for path, answers in table.items()]
         routes.append(Route("/{anything:path}", _Endpoint(self, None)))
@@ -269,6 +271,11 @@ class EastWestServer:
         body = await message.body(BlockRequest)
         return await self._horizontal.give(message.ctx, message.service_id, body)
 
+    async def _vote(self, message: _Message) -> BaseModel:
+        message.query()
+        body = await message.body(VoteRequest)
+        return await self._horizontal.vote(message.ctx, message.service_id, body)
+
     async def _hand_in(self, message: _Message) -> BaseModel:
         message.query()
         body = await message.body(Change)
@@ -305,7 +312,7 @@ def make_east_west_app(
     """The ASGI app for `listener.Listener` with `tls.Credentials.server()`.
 
     received(peer, kind, request_id, code): called once per message; kind is one of hello, reserve, put,
-    bury, abort, snapshot, give, hand_in, sync, unknown; code is `ok` or that of the error; peer is
+    bury, abort, snapshot, give, hand_in, vote, sync, unknown; code is `ok` or that of the error; peer is
     `unknown` until proven. revoked: of a certificate's serial number (`tls.Credentials.revoked`). rate:
     messages per second of each peer, rate_burst of them at once. clock: seconds, monotonic.
     """

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
+from diminet.engine.following import within_promise
 from diminet.engine.instance import Instance
 from diminet.engine.outbox import Outbox
 from diminet.engine.participant import Participant
@@ -174,6 +175,8 @@ class Coordinator:
                 raise ServiceNotFound(f"service {intent.service_id} was deleted meanwhile")
             if row.document.pair != intent.before.pair:
                 raise RevisionConflict("the service was changed meanwhile; read it again and repeat")
+            if intent.operation != "takeover":
+                within_promise(self.here, row.promised, row.document)
         if not tx.add_intent(intent):
             raise ResourceBusy(
                 f"service {intent.service_id} is being changed; try again in a moment", retry_after=1.0
@@ -269,9 +272,9 @@ class Coordinator:
             )
 
     def still_ours(self, tx: Tx, intent: IntentRow) -> None:
-        """A delete has pre-empted us if our intent is gone."""
+        """A delete, or another master, has pre-empted us if our intent is gone."""
         if not self.undoing.holds(tx, intent):
-            raise ServiceNotFound(f"service {intent.service_id} was deleted meanwhile")
+            raise ServiceNotFound(f"service {intent.service_id} was deleted or taken over meanwhile")
 
     def expect_members(self, tx: Tx, document: Document, sites: Sequence[str]) -> None:
         """A row for every other site that was ever asked: whom a tombstone must reach."""
@@ -303,7 +306,7 @@ class Coordinator:
                     site=name,
                     number=site.number,
                     slot=old.slot if old else slots[name],
-                    join=old.join if old else joins.get(name, 0) + 1,
+                    join=self._join(old, joins.get(name, 0), promise.left if promise else 0),
                     rid=promise.rid if promise else (old.rid if old else None),
                     vtep=promise.capabilities.vtep if promise else (old.vtep if old else None),
                     deferred=name in away,
@@ -311,6 +314,11 @@ class Coordinator:
                 )
             )
         return tuple(members)
+
+    @staticmethod
+    def _join(old: Member | None, departed: int, left: int) -> int:
+        """left: as the site itself has told; it may have left by itself, or under another master."""
+        return max(old.join, left + 1) if old else max(departed, left) + 1
 
     def give(self, tx: Tx, service_id: str, gives: Sequence[Block]) -> None:
         """Blocks of our own whose next version we write because of a change."""

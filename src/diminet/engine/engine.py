@@ -27,6 +27,7 @@ from diminet.engine.reservations import Reservations
 from diminet.engine.reserving import Reserving
 from diminet.engine.resuming import Resuming
 from diminet.engine.sync import Sync
+from diminet.engine.takeover import Takeover
 from diminet.engine.views import Views
 from diminet.errors import DiminetError, ResourceBusy, Unavailable
 from diminet.messages import (
@@ -46,6 +47,8 @@ from diminet.messages import (
     Snapshot,
     SyncReport,
     Tombstone,
+    Vote,
+    VoteRequest,
 )
 from diminet.rates import Buckets
 
@@ -71,7 +74,8 @@ class Engine:
             here, self.participant, Reserving(here, self.reservations, self.outbox), self.outbox
         )
         self.changes = Changes(here, self.coordinator, self.pools)
-        self.sync_ = Sync(here, self.participant, self.outbox, self.pools, self.changes)
+        self.takeover = Takeover(here, self.coordinator)
+        self.sync_ = Sync(here, self.participant, self.outbox, self.pools, self.changes, self.takeover)
         hourly = here.limits.peer_refusals_per_hour
         self.told = Buckets(rate=hourly / 3600, burst=hourly, most=MOST_SITES, clock=here.clock.now)
         self.leads_until = 0.0
@@ -87,6 +91,7 @@ class Engine:
             self.pools,
             views,
             self.resuming,
+            self.takeover,
         )
 
     # -- Horizontal ----------------------------------------------------------------------------------
@@ -128,6 +133,9 @@ class Engine:
     async def hand_in(self, ctx: Context, service_id: str, change: Change) -> ChangeAnswer:
         work = self.requests.handed_in(ctx, service_id, change)
         return await self._audited(change.operation, ctx, service_id, work)
+
+    async def vote(self, ctx: Context, service_id: str, request: VoteRequest) -> Vote:
+        return await self._audited("vote", ctx, service_id, self.takeover.vote(ctx, service_id, request))
 
     async def sync(self, ctx: Context, mine: SyncReport | None = None) -> SyncReport:
         return await self.sync_.answer(ctx, mine)
@@ -182,6 +190,7 @@ class Engine:
             (limits.audit_interval, self.reconciler.sweep_networks),
             (limits.sync_interval / 4, self.sync_.round),
             (limits.sync_interval, self.refusals.settle),
+            (limits.sync_interval, self.takeover.renew),
             (limits.sync_interval, self.sync_.complete_deferred),
         ]
         try:

@@ -13,13 +13,15 @@ from diminet.engine.ports import MemberRow, OutboxRow, ServiceRow, Tx
 from diminet.errors import (
     Conflict,
     DiminetError,
+    Fenced,
     InvalidRequest,
     NotAuthorised,
     ResourceBusy,
     ServiceNotFound,
     Unavailable,
 )
-from diminet.logic.lifecycle import back_off, provisioning
+from diminet.logic.lifecycle import back_off, provisioning, without
+from diminet.logic.takeover import creator
 from diminet.messages import (
     Acknowledgement,
     Change,
@@ -28,7 +30,9 @@ from diminet.messages import (
     MemberState,
     Tombstone,
 )
-from diminet.model import OperatingStatus, ProvisioningStatus
+from diminet.model import Document, OperatingStatus, ProvisioningStatus
+
+SETTLED = "settled"  # rid of the tombstone that tells the creator that all have acknowledged it
 
 
 class Outbox:
@@ -78,7 +82,7 @@ class Outbox:
             for done, row in enumerate(rows, 1):
                 deadline = self.here.clock.now() + self.here.limits.request_timeout
                 error = await self.deliver(row, deadline)
-                if isinstance(error, Unavailable):
+                if isinstance(error, Unavailable) and not isinstance(error, Fenced):
                     await self._put_off(rows[done:])
                     return
         finally:
@@ -131,7 +135,11 @@ class Outbox:
             await here.store.write(lambda tx: tx.unpost(row))
         elif row.kind == "tombstone":
             held = await here.store.read(lambda tx: tx.service(row.service_id))
-            stone = Tombstone(service_id=row.service_id, document=held.document if held else None)
+            stone = Tombstone(
+                service_id=row.service_id,
+                document=held.document if held else None,
+                settled=row.rid == SETTLED,
+            )
             answer = await peer.bury(ctx, row.service_id, stone)
             listed = {site.name for site in await here.directory.sites()}
             also = [site for site in answer.also if site in listed and site != here.name]
@@ -142,9 +150,16 @@ class Outbox:
                 await here.store.write(lambda tx: tx.unpost(row))
                 return
             state = await peer.put(ctx, row.service_id, put)
-            state = state.model_copy(update={"site": row.peer})  # it speaks for itself only
+            state = await self.own_word(row.peer, state)
             await here.store.write(lambda tx: self.note(tx, row.service_id, state))
             await here.tell_news()
+
+    async def own_word(self, site: str, state: MemberState) -> MemberState:
+        """It speaks for itself only, and of others only as far as they are in the directory."""
+        if not state.also:
+            return state.model_copy(update={"site": site})
+        listed = {site.name for site in await self.here.directory.sites()} - {self.here.name}
+        return state.model_copy(update={"site": site, "also": tuple(s for s in state.also if s in listed)})
 
     def _for(self, tx: Tx, row: OutboxRow) -> DocumentPut | None:
         """A site that leaves is told only when the change is concluded: it cannot be called back."""
@@ -200,7 +215,17 @@ class Outbox:
             expect=row.document.pair,
         )
         if done:
-            tx.release_identifier(service_id)
+            self._free_identifier(tx, row)
+
+    def _free_identifier(self, tx: Tx, buried: ServiceRow) -> None:
+        """The creator's own, or the creator is told: it has kept the identifier so far."""
+        document = buried.document
+        if document.epoch.site != self.here.number:
+            return  # its master's to say
+        tx.release_identifier(document.service_id)
+        if not buried.settled:
+            ctx = self.here.context(document.project_id)
+            self.post(tx, ctx, document.service_id, [creator(document)], "tombstone", rid=SETTLED)
 
     def note(self, tx: Tx, service_id: str, state: MemberState) -> None:
         """Keep what a member has answered; a service that waited for nothing else becomes active. Who has
@@ -208,6 +233,9 @@ class Outbox:
         row = tx.service(service_id)
         if row is None or row.document.tombstone:
             return  # of a deleted service only what is said to the tombstone counts
+        if self._has_detached(row.document, state):
+            self._follow_detached(tx, row.document, state)
+            return
         done = state.applied == row.document.pair
         member = row.document.member(state.site)
         tx.save_member(
@@ -223,6 +251,7 @@ class Outbox:
             )
         )
         self.participant.learn_blocks(tx, row.document, state.blocks, state.site)
+        self._tell_also(tx, row.document, state)
         if done and (member is None or member.deferred):
             self.participant.reconciler.pools.reclaim(tx, service_id)
         letters = tx.outbox(service_id=service_id, peer=state.site) if done else ()
@@ -230,6 +259,34 @@ class Outbox:
             if letter.kind == "document":
                 tx.unpost(letter)
         self.conclude(tx, row)
+
+    def _has_detached(self, document: Document, state: MemberState) -> bool:
+        """Has a member of our service left by itself?"""
+        member = document.member(state.site)
+        gone = member is not None and state.left is not None and state.left >= member.join
+        return gone and document.epoch.site == self.here.number
+
+    def _follow_detached(self, tx: Tx, before: Document, state: MemberState) -> None:
+        """The service goes on without it; while that is being changed, when it is told the next time."""
+        service_id, site = before.service_id, state.site
+        if tx.intent(service_id) is not None:
+            return
+        ctx = self.here.context(before.project_id)
+        document = without(before, site, self.here.clock.now())
+        self.participant.accept(tx, ctx, document, state.blocks, ProvisioningStatus.ACTIVE)
+        tx.save_member(MemberRow(service_id=service_id, site=site))
+        self.post(tx, ctx, service_id, [m.site for m in document.members] + [site], "document")
+        tx.add_event(self.here.event("detached", ctx, service_id, before.project_id, member=site))
+
+    def _tell_also(self, tx: Tx, document: Document, state: MemberState) -> None:
+        """Sites that a former master had taken in, which this document knows nothing of: they are out."""
+        if document.epoch.site == self.here.number and state.site in document.former:
+            known = {m.site for m in tx.members(document.service_id)} | {self.here.name}
+            new = sorted(set(state.also) - known)
+            for site in new:
+                tx.save_member(MemberRow(service_id=document.service_id, site=site))
+            ctx = self.here.context(document.project_id)
+            self.post(tx, ctx, document.service_id, new, "document")
 
     def conclude(self, tx: Tx, row: ServiceRow) -> None:
         """At the master: ACTIVE, and confirmed, once every member has the current pair."""

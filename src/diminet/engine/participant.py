@@ -6,6 +6,7 @@ transaction; only then is anything touched, by the reconciler, which does the sa
 
 from collections.abc import Sequence
 
+from diminet.engine import following
 from diminet.engine.instance import Instance
 from diminet.engine.ports import HeldBlock, MemberRow, ReservationRow, ServiceRow, Tx
 from diminet.engine.reconciler import Reconciler
@@ -54,7 +55,7 @@ class Participant:
         if put.document.service_id != service_id or put.document.tombstone:
             raise InvalidRequest("the document is not one of this service that could be applied")
         await self._master_is_who_it_says(put.document)
-        if ctx.sender != put.document.master:
+        if ctx.sender != put.document.master or await self._is_news(put.document):
             put = await self._from_master(ctx, put.document)
             self._has_a_part(ctx.sender, put.document)
         verdict = await self.here.store.write(lambda tx: self._take(tx, ctx, put, confirmed=False))
@@ -86,13 +87,20 @@ class Participant:
                 sites=[document.master],
             )
         told = snapshot.document
-        if (told.service_id, told.master) != (document.service_id, document.master):
+        if told.service_id != document.service_id:
             raise NotAuthorised(
-                f"site {document.master} was asked for service {document.service_id} and answered with one "
-                "that is another, or another site's",
+                f"site {document.master} was asked for service {document.service_id} and told of another",
                 sites=[document.master],
             )
-        if told.member(self.here.name) is None and not snapshot.confirmed:
+        if told.master != document.master:
+            raise ResourceBusy(
+                f"site {document.master} is not the master of service {document.service_id}",
+                sites=[document.master],
+                retry_after=1.0,
+            )
+        told_by_master = ctx.sender == document.master  # of a change, when nothing can be taken back
+        left_out = told.member(self.here.name) is None
+        if left_out and not snapshot.confirmed and not told_by_master:
             raise ResourceBusy(
                 f"service {document.service_id} is being changed at its master; it may be taken back",
                 sites=[document.master],
@@ -102,10 +110,17 @@ class Participant:
 
     def _has_a_part(self, sender: str | None, document: Document) -> None:
         """Who has none in the document learns nothing of it by handing on a guess."""
-        if sender is not None and document.member(sender) is None and sender not in document.departed:
+        known = {*document.departed, *document.former, *(m.site for m in document.members)}
+        if sender is not None and sender not in known:
             raise NotAuthorised(
                 f"site {sender} has no part in service {document.service_id}", sites=[self.here.name]
             )
+
+    async def _is_news(self, document: Document) -> bool:
+        """Another site says that it is the master: it is asked back, so that an old message, or somebody's
+        lie about itself, does not count."""
+        row = await self.here.store.read(lambda tx: tx.service(document.service_id))
+        return row is not None and following.check(self.here, row, document) is not None
 
     async def _master_is_who_it_says(self, document: Document) -> None:
         if document.master == self.here.name:
@@ -123,17 +138,7 @@ class Participant:
         here, document = self.here, put.document
         row = tx.service(document.service_id)
         held = row.document if row else None
-        if held is not None and not held.tombstone and held.epoch != document.epoch:
-            raise NotAuthorised(
-                f"site {document.master} claims an epoch of service {document.service_id} that "
-                f"site {here.name} did not vote for",
-                sites=[here.name],
-            )
-        if held is not None and not _same_service(held, document):
-            raise NotAuthorised(
-                f"service {document.service_id} keeps its type, project and identifiers for its whole life",
-                sites=[here.name],
-            )
+        old = following.check(here, row, document) if row is not None else None
         promises = self._live(tx, document)
         ids = {r.resource_id for r in document.resources_of(here.name)}
         reserved = {p.network_id for p in promises}
@@ -155,10 +160,12 @@ class Participant:
                 retry_after=1.0,
                 networks=sorted(ids - reserved - authorised - known),
             )
+        if old is not None and verdict in (Verdict.STORE, Verdict.LEAVE):
+            following.follow(here, tx, ctx, old, document)
         if verdict is Verdict.STORE:
             self.accept(tx, ctx, document, put.blocks)
         elif verdict is Verdict.LEAVE and row is not None and row.left is None:
-            self._leave(tx, ctx, row, document)
+            self.leave(tx, ctx, row, document)
         elif verdict is Verdict.LEAVE and row is not None and document.member(here.name) is None:
             self._stay_away(tx, row, document)
         elif verdict is Verdict.SAME:
@@ -176,7 +183,7 @@ class Participant:
             for row in tx.reservation(me.rid)
             if row.service_id == document.service_id
             and row.project_id == document.project_id
-            and row.sender == document.master
+            and row.sender in (document.master, *document.former)
             and row.expires_at > now
         ]
 
@@ -204,6 +211,8 @@ class Participant:
         before = tx.service(service_id)
         if before is not None and document.pair <= before.document.pair:
             raise RevisionConflict("the service was changed meanwhile; read it again and repeat")
+        promised = before.promised if before is not None and before.left is None else None
+        following.within_promise(here, promised, document)
         fresh = before is None or before.left is not None
         pending = ProvisioningStatus.PENDING_CREATE if fresh else ProvisioningStatus.PENDING_UPDATE
         if fresh and blocks:
@@ -213,6 +222,7 @@ class Participant:
             status=status or pending,
             confirmed=None if before is None or before.left is not None else before.confirmed,
             applied=None if before is None or before.left is not None else before.applied,
+            promised=promised,
             created_at=document.created_at,
             updated_at=now,
             synced_at=now,
@@ -279,7 +289,7 @@ class Participant:
         ]
         tx.put_blocks(document.service_id, news)
 
-    def _leave(self, tx: Tx, ctx: Context, row: ServiceRow, document: Document) -> None:
+    def leave(self, tx: Tx, ctx: Context, row: ServiceRow, document: Document) -> None:
         """Durably left: documents with our join number, or a lower one, are refused from now on."""
         me = row.document.member(self.here.name)
         left = row.model_copy(
@@ -292,6 +302,7 @@ class Participant:
             }
         )
         tx.save_service(left, expect=row.document.pair)
+        tx.delete_intent(document.service_id)  # of a takeover
         tx.add_event(self.here.event("left", ctx, document.service_id, document.project_id))
 
     @staticmethod
@@ -348,7 +359,11 @@ class Participant:
 
     async def bury(self, ctx: Context, service_id: str, tombstone: Tombstone) -> Acknowledgement:
         """Take everything of the service down here; answers when it is done."""
-        await self.here.store.write(lambda tx: self.entomb(tx, ctx, service_id, tombstone))
+        row = await self.here.store.read(lambda tx: tx.service(service_id))
+        proven = row is not None and following.claims(row, ctx.sender, tombstone.document)
+        if proven:
+            tombstone = await self._asked_back(ctx, service_id)
+        await self.here.store.write(lambda tx: self.entomb(tx, ctx, service_id, tombstone, proven=proven))
         rows = await self.here.store.read(lambda tx: tx.reservations_of_service(service_id))
         for rid in sorted({row.rid for row in rows}):
             await self.reservations.release(rid)
@@ -369,22 +384,40 @@ class Participant:
             also=tuple(m.site for m in known if m.site not in told),
         )
 
-    def entomb(self, tx: Tx, ctx: Context, service_id: str, tombstone: Tombstone) -> None:
+    async def _asked_back(self, ctx: Context, service_id: str) -> Tombstone:
+        """It has taken the service over and deleted it before we heard of the one or the other."""
+        sender = ctx.sender or self.here.name
+        snapshot = await self.here.peers.at(sender).snapshot(ctx, service_id)
+        document = snapshot.document
+        if document is None or not document.tombstone or document.master != sender:
+            raise NotAuthorised(f"site {sender} is not the master of service {service_id}")
+        return Tombstone(service_id=service_id, document=document)
+
+    def entomb(
+        self, tx: Tx, ctx: Context, service_id: str, tombstone: Tombstone, *, proven: bool = False
+    ) -> None:
+        """proven: it comes from a master that we had not heard of, which was asked back."""
         row = tx.service(service_id)
         if row is None:
             promises = tx.reservations_of_service(service_id)
             if any(p.sender != (ctx.sender or self.here.name) for p in promises):
                 raise NotAuthorised(f"service {service_id} was not asked for by site {ctx.sender}")
             return
+        if tombstone.settled and ctx.sender == row.document.master:
+            tx.release_identifier(service_id)
         if row.document.tombstone:
             self._was_asked(tx, ctx.sender, row.document)
             return
-        if ctx.sender not in (None, row.document.master):
+        masters = (None, row.document.master, *row.document.former)
+        if ctx.sender not in masters and not proven:
             raise NotAuthorised(
                 f"site {ctx.sender} is not the master of service {service_id}", sites=[self.here.name]
             )
         document = tombstone.document or row.document
-        if not _same_service(row.document, document) or document.epoch != row.document.epoch:
+        # The master may have renewed itself; a former one's tombstone is of an epoch before.
+        held, told = row.document.epoch, document.epoch
+        in_order = proven or (told >= held if ctx.sender == row.document.master else told <= held)
+        if not in_order or not _same_service(row.document, document):
             raise NotAuthorised(
                 f"the tombstone is not that of service {service_id} as site {self.here.name} knows it",
                 sites=[self.here.name],
@@ -398,6 +431,7 @@ class Participant:
             }
         )
         tx.save_service(buried, expect=row.document.pair)
+        tx.delete_intent(service_id)  # of a takeover: what is deleted needs no master
         known = {m.site for m in tx.members(service_id)} | {m.site for m in document.members}
         for member in row.document.members:  # whom the sender may not know of: told in every answer
             if member.site not in known:

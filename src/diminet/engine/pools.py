@@ -16,6 +16,11 @@ from diminet.messages import BlockGrant, BlockRequest, Context
 from diminet.model import Block, Document, Event, ProvisioningStatus, Resource
 
 
+def follows(known: MemberRow, document: Document) -> bool:
+    """Has that site acknowledged this document's master, or that it has left?"""
+    return known.clean or (known.pair is not None and known.pair.epoch >= document.epoch)
+
+
 class Pools:
     """Also the PoolKeeper of a South that has its own IPAM."""
 
@@ -390,11 +395,23 @@ class Pools:
         row = tx.service(service_id)
         if row is None or row.document.tombstone or row.document.epoch.site != self.here.number:
             return
-        gone = {m.site for m in tx.members(service_id) if self._has_nothing(row.document, m)}
+        members = tx.members(service_id)
+        if not self._followed(row.document, members):
+            return
+        gone = {m.site for m in members if self._has_nothing(row.document, m)}
         back = [h.block for h in tx.blocks(service_id) if h.block.owner in gone]
         master = self.here.name
         tx.put_blocks(
             service_id, [HeldBlock(block=block_logic.next_version(b, master, master)) for b in back]
+        )
+
+    def _followed(self, document: Document, members: Sequence[MemberRow]) -> bool:
+        """Have all masters before us acknowledged that they are not any more, and so told what they have
+        reclaimed themselves? Else the same block might be written twice."""
+        known = {m.site: m for m in members}
+        return all(
+            site == self.here.name or (site in known and follows(known[site], document))
+            for site in document.former
         )
 
     @staticmethod

@@ -28,12 +28,15 @@ from diminet.messages import (
     Snapshot,
     SyncReport,
     Tombstone,
+    Vote,
+    VoteRequest,
 )
 from diminet.model import (
     Block,
     Capabilities,
     Connection,
     Document,
+    Epoch,
     Event,
     Health,
     Ingress,
@@ -106,6 +109,7 @@ class Horizontal(Protocol):
     async def snapshot(self, ctx: Context, service_id: str) -> Snapshot: ...
     async def give(self, ctx: Context, service_id: str, request: BlockRequest) -> BlockGrant: ...
     async def hand_in(self, ctx: Context, service_id: str, change: Change) -> ChangeAnswer: ...
+    async def vote(self, ctx: Context, service_id: str, request: VoteRequest) -> Vote: ...
     async def sync(self, ctx: Context, mine: SyncReport | None = None) -> SyncReport:
         """mine: the asker's own part, so that one exchange serves both."""
 
@@ -198,7 +202,8 @@ class ServiceRow(Model):
     always has a document, a tombstone's included.
 
     applied: pair that this site has realised. confirmed: pair of which the master said that every
-    member is active. left: join number with which this site left, durably. settled: a tombstone whose
+    member is active. left: join number with which this site left, durably. promised: the highest epoch
+    that this site has voted for; nothing of a lower one is written any more. settled: a tombstone whose
     local clean-up is done. refusals: at the master, of deferred sites; until the document changes.
     """
 
@@ -207,6 +212,7 @@ class ServiceRow(Model):
     applied: Pair | None = None
     confirmed: Pair | None = None
     left: int | None = None
+    promised: Epoch | None = None
     settled: bool = False
     fault: dict[str, Any] | None = None
     refusals: dict[str, Refusal] = {}

@@ -204,7 +204,7 @@ class Reconciler:
             current.model_copy(
                 update={
                     "applied": current.document.pair,
-                    "settled": not (master and others),
+                    "settled": not master,  # the master's is settled with its identifier (`outbox.settle`)
                     "warnings": tuple(dict.fromkeys([*current.warnings, *warnings])),
                     "updated_at": self.here.clock.now(),
                 }

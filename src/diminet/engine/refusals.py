@@ -44,6 +44,9 @@ class Refusals:
 
     def _decide(self, tx: Tx, ctx: Context, before: Document, posted: OutboxRow) -> bool:
         service_id, master, site = before.service_id, self.coordinator, posted.peer
+        if before.epoch.site != self.here.number:
+            tx.unpost(posted)  # taken over meanwhile
+            return False
         if tx.intent(service_id) is not None or service_id in master.running or before.tombstone:
             return False
         known = next((m for m in tx.members(service_id) if m.site == site), None)

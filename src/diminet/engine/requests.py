@@ -6,6 +6,8 @@ from typing import Any, TypeVar
 
 from diminet.engine.changes import Changes
 from diminet.engine.coordinator import Coordinator
+from diminet.engine.detaching import Detaching
+from diminet.engine.forgetting import Forgetting
 from diminet.engine.instance import Instance
 from diminet.engine.outbox import Outbox
 from diminet.engine.participant import Participant
@@ -13,6 +15,7 @@ from diminet.engine.pools import Pools
 from diminet.engine.ports import ServiceFilter, ServiceRow, Tx
 from diminet.engine.repeats import Repeats
 from diminet.engine.resuming import Resuming
+from diminet.engine.takeover import Takeover
 from diminet.engine.views import Views
 from diminet.errors import (
     DiminetError,
@@ -20,10 +23,12 @@ from diminet.errors import (
     NotAuthorised,
     PoolExhausted,
     QuotaExceeded,
+    ResourceBusy,
     ServiceNotFound,
     SiteUnreachable,
     Unavailable,
 )
+from diminet.logic.takeover import fenced
 from diminet.messages import (
     Caller,
     Change,
@@ -55,6 +60,7 @@ class Requests:
         pools: Pools,
         views: Views,
         resuming: Resuming,
+        takeover: Takeover,
     ) -> None:
         self.here = here
         self.coordinator = coordinator
@@ -64,6 +70,9 @@ class Requests:
         self.pools = pools
         self.views = views
         self.resuming = resuming
+        self.takeover_ = takeover
+        self.forgetting = Forgetting(here, outbox, pools)
+        self.detaching = Detaching(here, participant)
         self.repeats = Repeats(here)
 
     # -- create --------------------------------------------------------------------------------------
@@ -263,9 +272,11 @@ class Requests:
         try:
             answer = await self.here.peers.at(row.document.master).hand_in(ctx, service_id, change)
         except SiteUnreachable:
-            if change.operation != "delete":
+            if change.operation == "delete":
+                return await self._queue_delete(ctx, row)
+            if not self.detaching.leaves_here(row.document, change):
                 raise
-            return await self._queue_delete(ctx, row)
+            return await self.detaching.detach(ctx, row)
         document = answer.document
         if document is not None and answer.confirmed:
             pair = document.pair
@@ -284,9 +295,13 @@ class Requests:
         document = row.document
 
         def decide(tx: Tx) -> None:
-            tx.save_service(
-                row.model_copy(update={"status": ProvisioningStatus.PENDING_DELETE}), expect=document.pair
-            )
+            current = tx.service(document.service_id)
+            if current is None or current.document.epoch != document.epoch:
+                raise ResourceBusy("the service has another master now; repeat it", retry_after=1.0)
+            if current.left is not None or current.document.tombstone:
+                return  # the same as a delete, for us
+            gone = current.model_copy(update={"status": ProvisioningStatus.PENDING_DELETE})
+            tx.save_service(gone, expect=current.document.pair)
             self.outbox.post(tx, ctx, document.service_id, [document.master], "delete")
             tx.add_event(self.here.event("delete-queued", ctx, document.service_id, document.project_id))
 
@@ -344,6 +359,37 @@ class Requests:
                 "no member has addresses to spare now; free some, or make the network larger",
                 sites=[m.site for m in document.members],
             )
+
+    # -- operators -----------------------------------------------------------------------------------
+
+    async def takeover(
+        self, caller: Caller, ctx: Context, service_id: str, gone: frozenset[str]
+    ) -> ServiceView:
+        """This site becomes the master. gone: sites that the operator declares lost for good."""
+        try:
+            if not caller.admin:
+                raise NotAuthorised("a takeover is for operators: it needs the role admin")
+            row = await self._row(service_id)
+            if row.document.epoch.site != self.here.number or fenced(row.document, row.promised):
+                await self._in_time(ctx, service_id, self.takeover_.run(ctx, service_id, gone))
+        except DiminetError as error:
+            await self._audit(ctx, service_id, "takeover", error)
+            raise
+        return await self.show(caller, service_id)
+
+    async def forget(self, caller: Caller, ctx: Context, service_id: str, site: str) -> ServiceView | None:
+        """The operator's word that the database of a site that is no member any more is destroyed. None:
+        the service was only waiting for it, and is gone."""
+        try:
+            if not caller.admin:
+                raise NotAuthorised("forgetting a site is for operators: it needs the role admin")
+            row = await self._row(service_id)
+            await self.forgetting.forget(ctx, row, site)
+        except DiminetError as error:
+            await self._audit(ctx, service_id, "forget", error)
+            raise
+        after = await self.here.store.read(lambda tx: tx.service(service_id))
+        return None if after is None or after.settled else await self.views.of(after)
 
     # -- audit ---------------------------------------------------------------------------------------
 

@@ -78,10 +78,16 @@ class Reservations:
                     expires_at=rows[0].expires_at,
                     capabilities=await here.south.capabilities(),
                     resources=tuple(facts),
+                    left=await here.store.read(lambda tx: self._left(tx, request.service_id)),
                 )
             except DiminetError:
                 await self._take_back(rows[0].rid)
                 raise
+
+    @staticmethod
+    def _left(tx: Tx, service_id: str) -> int:
+        row = tx.service(service_id)
+        return row.left or 0 if row is not None else 0
 
     def _check(self, request: ReserveRequest) -> None:
         """Raises InvalidRequest unless it names networks of this site, each once."""

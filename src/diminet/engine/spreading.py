@@ -10,7 +10,7 @@ from diminet.engine.participant import Participant
 from diminet.engine.ports import IntentRow, ServiceRow, Tx
 from diminet.engine.reserving import worst
 from diminet.engine.undoing import Undoing
-from diminet.errors import DiminetError, ServiceNotFound, SiteUnreachable
+from diminet.errors import DiminetError, RevisionConflict, ServiceNotFound, SiteUnreachable
 from diminet.messages import Context, MemberState
 from diminet.model import Document, ProvisioningStatus
 
@@ -71,7 +71,7 @@ class Spreading:
             if put is None:
                 raise ServiceNotFound(f"service {service_id} was deleted meanwhile")
             state = await here.peers.at(site).put(ctx, service_id, put)
-            return state.model_copy(update={"site": site})  # it speaks for itself only
+            return await self.outbox.own_word(site, state)
         except DiminetError as error:
             if not error.sites:
                 error.sites = (site,)
@@ -89,6 +89,10 @@ class Spreading:
         row = tx.service(document.service_id)
         if row is None or row.document.tombstone:
             raise ServiceNotFound(f"service {document.service_id} was deleted meanwhile")
+        if row.document.epoch != document.epoch:
+            raise RevisionConflict(
+                f"site {row.document.master} has taken the service over meanwhile; read it again and repeat"
+            )
         if not self.undoing.holds(tx, intent) or row.document.pair != document.pair:
             return  # concluded by another process
         tx.delete_intent(document.service_id)

@@ -17,10 +17,10 @@ class States:
     async def state(self, service_id: str, asked: Document) -> MemberState:
         """How our part is; of a service that we do not know, that nothing is here."""
 
-        def look(tx: Tx) -> tuple[ServiceRow | None, list[HeldBlock]]:
-            return tx.service(service_id), tx.blocks(service_id)
+        def look(tx: Tx) -> tuple[ServiceRow | None, list[HeldBlock], list[MemberRow]]:
+            return tx.service(service_id), tx.blocks(service_id), tx.members(service_id)
 
-        row, held = await self.here.store.read(look)
+        row, held, asked_too = await self.here.store.read(look)
         if row is None:
             return MemberState(
                 site=self.here.name,
@@ -29,7 +29,14 @@ class States:
                 provisioning_status=ProvisioningStatus.ACTIVE,
                 operating_status=OperatingStatus.OFFLINE,
             )
-        return self.state_of(row, held)
+        return self.state_of(row, held).model_copy(update={"also": self._also(row.document, asked_too)})
+
+    def _also(self, document: Document, known: Sequence[MemberRow]) -> tuple[str, ...]:
+        """Whom we, as the master before, have taken in and the present one may not know of."""
+        if self.here.name not in document.former or document.tombstone:
+            return ()
+        told = {m.site for m in document.members} | document.departed.keys()
+        return tuple(sorted(m.site for m in known if not m.clean and m.site not in told))
 
     def state_of(self, row: ServiceRow, held: Sequence[HeldBlock]) -> MemberState:
         done = row.applied == row.document.pair
@@ -44,6 +51,7 @@ class States:
             warnings=row.warnings,
             fault=(row.fault or {}).get("message"),
             blocks=tuple(given),
+            left=row.left,
         )
 
     async def snapshot(self, ctx: Context, service_id: str) -> Snapshot:

@@ -7,6 +7,7 @@ behind here is fetched, from the master; what is behind there is posted, if we a
 
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 
 import structlog
 
@@ -16,8 +17,10 @@ from diminet.engine.outbox import Outbox
 from diminet.engine.participant import Participant
 from diminet.engine.pools import Pools
 from diminet.engine.ports import HeldBlock, MemberRow, PeerRow, ServiceRow, Tx
-from diminet.errors import DiminetError, ServiceNotFound, Unavailable
+from diminet.engine.takeover import Takeover
+from diminet.errors import DiminetError, ServiceNotFound, SiteUnreachable, Unavailable
 from diminet.logic import blocks as block_logic
+from diminet.logic.takeover import fenced
 from diminet.messages import Context, DocumentPut, SyncEntry, SyncReport, Tombstone
 from diminet.model import Document, Site
 
@@ -29,13 +32,20 @@ log = structlog.get_logger()
 
 class Sync:
     def __init__(
-        self, here: Instance, participant: Participant, outbox: Outbox, pools: Pools, changes: Changes
+        self,
+        here: Instance,
+        participant: Participant,
+        outbox: Outbox,
+        pools: Pools,
+        changes: Changes,
+        takeover: Takeover,
     ) -> None:
         self.here = here
         self.participant = participant
         self.outbox = outbox
         self.pools = pools
         self.changes = changes
+        self.takeover = takeover
         self.busy: set[str] = set()  # peers with which an exchange is under way in this process
         self.taking_in: set[str] = set()  # peers whose report is being looked at behind an answer
         self.met: dict[str, float] = {}  # peer -> when an exchange that serves both last began
@@ -100,6 +110,7 @@ class Sync:
             operating_status=state.operating_status,
             digest=block_logic.digest(h.block for h in held),
             ports=self.participant.reconciler.audit.digest(row.document.service_id),
+            promised=row.promised if fenced(row.document, row.promised) else None,
             spare=dict(spare),
         )
 
@@ -172,6 +183,8 @@ class Sync:
             if not entry.tombstone and row.document.epoch.site == self.here.number:
                 await self._post(row, site, "tombstone")
             return
+        if row is not None:
+            self.takeover.heard(row, entry.promised)
         if entry.tombstone:
             await self._buried_there(site, row)
         elif row is None or entry.pair > row.document.pair:
@@ -201,16 +214,21 @@ class Sync:
         await self.here.store.write(decide)
 
     async def _buried_there(self, site: str, row: ServiceRow | None) -> None:
-        """Only the master's tombstone counts; from another site it is a hint to ask the master."""
+        """Only the word of the master, or of one before it, counts; from another site it is a hint to ask
+        them. A tombstone that a master before has written stands, whoever has taken over."""
         if row is None or row.left is not None:
             return
         document = row.document
-        ctx = self.here.context(document.project_id).model_copy(update={"sender": document.master})
-        if site != document.master:
-            snapshot = await self.here.peers.at(document.master).snapshot(ctx, document.service_id)
-            if snapshot.document is None or not snapshot.document.tombstone:
-                return
-        await self.participant.bury(ctx, document.service_id, Tombstone(service_id=document.service_id))
+        ctx = self.here.context(document.project_id)
+        masters = [m for m in (document.master, *document.former) if m != self.here.name]
+        for master in [site] if site in masters else masters:
+            with suppress(SiteUnreachable):
+                snapshot = await self.here.peers.at(master).snapshot(ctx, document.service_id)
+                if snapshot.document is not None and snapshot.document.tombstone:
+                    stone = Tombstone(service_id=document.service_id, document=snapshot.document)
+                    told = ctx.model_copy(update={"sender": master})
+                    await self.participant.bury(told, document.service_id, stone)
+                    return
 
     async def _fetch(self, site: str, service_id: str, row: ServiceRow | None) -> None:
         """Read the newer document at that site; applying it asks the master if the site is not it."""

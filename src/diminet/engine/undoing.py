@@ -11,7 +11,7 @@ from diminet.engine.instance import Instance
 from diminet.engine.outbox import Outbox
 from diminet.engine.participant import Participant
 from diminet.engine.ports import IntentRow, ServiceRow, Tx
-from diminet.errors import DiminetError, ServiceNotFound
+from diminet.errors import DiminetError, ResourceBusy, ServiceNotFound
 from diminet.messages import Context
 from diminet.model import Document, Event, ProvisioningStatus
 
@@ -123,16 +123,19 @@ class Undoing:
             if row is None:
                 raise ServiceNotFound(f"there is no service {service_id}")
             tx.delete_intent(service_id)
-            if not row.document.tombstone:
-                self._entomb(tx, row, fault)
-                tx.add_event(
-                    self._refusal(ctx, service_id, fault)
-                    if fault
-                    else self.here.event("deleted", ctx, service_id, row.document.project_id)
+            if row.document.epoch.site != self.here.number:
+                if row.document.tombstone:
+                    return []  # another master has deleted it, and tells everybody
+                raise ResourceBusy(
+                    f"site {row.document.master} has taken the service over meanwhile; try again",
+                    sites=[row.document.master],
+                    retry_after=1.0,
                 )
-            sites = [m.site for m in tx.members(service_id) if not m.clean and m.site != self.here.name]
-            self.outbox.post(tx, ctx, service_id, sites, "tombstone")
-            return sites
+            if not row.document.tombstone:
+                told = self.here.event("deleted", ctx, service_id, row.document.project_id)
+                self.entomb(tx, row, fault)
+                tx.add_event(self._refusal(ctx, service_id, fault) if fault else told)
+            return self.post_tombstones(tx, ctx, service_id)
 
         sites = await self.here.store.write(decide)
         waiting = await self._deliver(service_id, sites, own=True)
@@ -145,7 +148,13 @@ class Undoing:
         row = tx.service(service_id)
         return row is None or row.settled or not row.document.tombstone
 
-    def _entomb(self, tx: Tx, row: ServiceRow, fault: DiminetError | None) -> None:
+    def post_tombstones(self, tx: Tx, ctx: Context, service_id: str) -> list[str]:
+        """To every site that was ever asked and is not clean; returns them."""
+        sites = [m.site for m in tx.members(service_id) if not m.clean and m.site != self.here.name]
+        self.outbox.post(tx, ctx, service_id, sites, "tombstone")
+        return sites
+
+    def entomb(self, tx: Tx, row: ServiceRow, fault: DiminetError | None = None) -> None:
         status = ProvisioningStatus.REVOKED if fault else ProvisioningStatus.PENDING_DELETE
         tx.save_service(
             row.model_copy(

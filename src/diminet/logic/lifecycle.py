@@ -106,6 +106,19 @@ def operating(document: Document, states: Mapping[str, OperatingStatus]) -> Oper
     return OperatingStatus.DEGRADED
 
 
+def without(document: Document, site: str, now: float) -> Document:
+    """The next revision, which that site has left."""
+    return document.model_copy(
+        update={
+            "revision": document.revision + 1,
+            "members": tuple(m for m in document.members if m.site != site),
+            "resources": tuple(r for r in document.resources if r.site != site),
+            "departed": {**document.departed, **{m.site: m.join for m in document.members if m.site == site}},
+            "updated_at": now,
+        }
+    )
+
+
 def back_off(attempts: int, first: float, most: float, chance: float) -> float:
     """Seconds until the next try: doubling from `first`, never above `most`, jittered by `chance` in
     [0, 1) so that sites that come back together do not call together."""
@@ -127,12 +140,12 @@ def believe(known: Block | None, incoming: Block, sender: str, site: str, docume
 
     Only the owner gives (invariant 1): so the word of the owner that we know counts, and nobody's
     about a block of our own. What is unknown comes from the master; so does what belonged to a site
-    that is no longer a member.
+    that is no longer a member, from one that was the master when it left, too.
     """
     if known is None:
         return sender == document.master or (sender == incoming.owner and document.member(sender) is not None)
     if incoming.version <= known.version or known.owner == site:
         return False
     if document.member(known.owner) is None:
-        return sender in (document.master, known.owner)
+        return sender in (document.master, known.owner, *document.former)
     return sender == known.owner

@@ -76,6 +76,13 @@ class Access:
             raise NotAuthorised("your role may only read; ask for the role member in this project")
         return caller
 
+    async def admin(self, request: Request) -> Caller:
+        """Raises as `reader` does, also for all who are no operators."""
+        caller = await self.reader(request)
+        if not caller.admin:
+            raise NotAuthorised("this is for operators: it needs the role admin")
+        return caller
+
     async def still_valid(self, caller: Caller) -> bool:
         """Of a stream that has been open for a while: whether its token would still be let in."""
         try:

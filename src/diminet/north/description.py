@@ -16,10 +16,12 @@ from diminet.north.queries import NoQuery, parameters
 from diminet.north.schemas import (
     CreateAsked,
     ErrorAnswer,
+    ForgetAsked,
     JoinAsked,
     ModifyAsked,
     MoreRoomAsked,
     ProblemAnswer,
+    TakeoverAsked,
 )
 
 REFERENCE = "#/components/schemas/{model}"
@@ -28,6 +30,8 @@ UNREFERENCED: tuple[type[BaseModel], ...] = (
     ModifyAsked,
     JoinAsked,
     MoreRoomAsked,
+    TakeoverAsked,
+    ForgetAsked,
     ErrorAnswer,
     ProblemAnswer,
 )

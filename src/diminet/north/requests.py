@@ -47,6 +47,14 @@ class Requests(Protocol):
         idempotency: tuple[str, str] | None = None,
     ) -> ServiceView: ...
 
+    async def takeover(
+        self, caller: Caller, ctx: Context, service_id: str, gone: frozenset[str]
+    ) -> ServiceView:
+        """For admin: this site becomes the master. gone: members that the operator declares lost for good."""
+
+    async def forget(self, caller: Caller, ctx: Context, service_id: str, site: str) -> ServiceView | None:
+        """For admin: that site, no member any more, is lost for good. None: the service is gone with it."""
+
     async def events(self, caller: Caller, service_id: str | None, after: int, limit: int) -> Sequence[Event]:
         """At most `limit`, oldest first, with `seq` above `after`."""
 

@@ -13,6 +13,7 @@ from diminet.north.queries import EventsQuery, ListQuery
 from diminet.north.schemas import (
     CreateAsked,
     EventsAnswer,
+    ForgetAsked,
     JoinAsked,
     ModifyAsked,
     MoreRoomAsked,
@@ -20,6 +21,7 @@ from diminet.north.schemas import (
     ServiceAnswer,
     ServicesAnswer,
     SitesAnswer,
+    TakeoverAsked,
     VersionsAnswer,
 )
 from diminet.north.services import COLLECTION, ServiceOperations
@@ -37,6 +39,12 @@ _SERVICE: dict[str, Any] = {"model": ServiceAnswer, **d.etag()}
 _SHOWN: Responses = {200: _SERVICE, **d.refusals(404, 412)}
 _CHANGED: Responses = {200: _SERVICE, **d.refusals(404, 409, 412, 413)}
 _MODIFIED: Responses = {200: _SERVICE, **d.refusals(404, 409, 412, 413, 428)}
+_TAKEN_OVER: Responses = {200: _SERVICE, **d.refusals(404, 409, 412, 413)}
+_FORGOTTEN: Responses = {
+    200: _SERVICE,
+    204: {"description": "The service was only waiting for it, and is gone"},
+    **d.refusals(404, 409, 413),
+}
 _WAITING: Responses = {202: {**_SERVICE, "description": "Sites that cannot be reached are waited for"}}
 _LEFT: Responses = {200: _SERVICE, **_WAITING, **d.refusals(404, 409, 412)}
 _DELETED: Responses = {
@@ -79,6 +87,8 @@ def _services(do: ServiceOperations) -> list[Row]:
         ("DELETE", ENTRY, do.leave_site, _LEFT, match),
         ("DELETE", NETWORK, do.leave, _LEFT, match),
         ("POST", ONE + "/pools", do.more_room, _CHANGED, more),
+        ("POST", ONE + "/takeover", do.takeover, _TAKEN_OVER, d.reads(body=TakeoverAsked)),
+        ("POST", ONE + "/forget", do.forget, _FORGOTTEN, d.reads(body=ForgetAsked)),
         ("GET", ONE + "/events", do.service_events, _EVENTS, history),
         ("GET", "/events", do.all_events, _ALL_EVENTS, history),
         ("GET", "/sites", do.sites, _SITES, d.reads()),

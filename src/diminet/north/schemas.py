@@ -138,6 +138,29 @@ class PoolAsked(Asked):
     """Nothing to choose."""
 
 
+class TakeoverWish(Asked):
+    gone: Annotated[
+        tuple[SiteName, ...], Field(max_length=MAX_MEMBERS, json_schema_extra={"uniqueItems": True})
+    ] = Field((), description="members that you declare lost for good: they need not vote")
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        _check_distinct(self.gone, "gone")
+        return self
+
+
+class TakeoverAsked(Asked):
+    takeover: TakeoverWish
+
+
+class ForgetWish(Asked):
+    site: SiteName = Field(description="a site whose database is destroyed")
+
+
+class ForgetAsked(Asked):
+    forget: ForgetWish
+
+
 class MoreRoomAsked(Asked):
     pool: PoolAsked
 

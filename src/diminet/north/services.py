@@ -18,7 +18,14 @@ from diminet.north.access import Access
 from diminet.north.bodies import M, read_model
 from diminet.north.queries import UUID_PATTERN, EventsQuery, ListQuery, NoQuery, page, query
 from diminet.north.requests import Requests
-from diminet.north.schemas import CreateAsked, JoinAsked, ModifyAsked, MoreRoomAsked
+from diminet.north.schemas import (
+    CreateAsked,
+    ForgetAsked,
+    JoinAsked,
+    ModifyAsked,
+    MoreRoomAsked,
+    TakeoverAsked,
+)
 from diminet.north.stream import Streams, last_event_id, wants_stream
 
 COLLECTION = "/intersite-vertical"
@@ -156,6 +163,29 @@ class ServiceOperations:
         ctx = self._access.hand_over(request, caller)
         view = await self._requests.more_room(caller, ctx, service_id, idempotency=key)
         return self._service(view, caller)
+
+    # -- operators -----------------------------------------------------------------------------------
+
+    async def takeover(self, request: Request) -> Response:
+        """admin: this site becomes the master; the old one agrees, or most of all members do."""
+        caller = await self._access.admin(request)
+        query(request, NoQuery)
+        service_id = _service_id(request)
+        asked = await self._body(request, TakeoverAsked)
+        ctx = self._access.hand_over(request, caller)
+        gone = frozenset(asked.takeover.gone)
+        return self._service(await self._requests.takeover(caller, ctx, service_id, gone), caller)
+
+    async def forget(self, request: Request) -> Response:
+        """admin: the database of that site, which is no member any more, is lost for good: nobody waits for
+        it, and its addresses are free. 204: the service was only waiting for it, and is gone."""
+        caller = await self._access.admin(request)
+        query(request, NoQuery)
+        service_id = _service_id(request)
+        asked = await self._body(request, ForgetAsked)
+        ctx = self._access.hand_over(request, caller)
+        view = await self._requests.forget(caller, ctx, service_id, asked.forget.site)
+        return Response(status_code=204) if view is None else self._service(view, caller)
 
     # -- history and sites ---------------------------------------------------------------------------
 

@@ -5,7 +5,15 @@ import sqlalchemy as sa
 from diminet.model import Event, ProvisioningStatus
 from diminet.store.rows import Rows
 from diminet.store.services import OVER, Services, Stage
-from diminet.store.tables import authorisations, events, idempotency, member_states, outbox, services
+from diminet.store.tables import (
+    authorisations,
+    events,
+    idempotency,
+    identifiers,
+    member_states,
+    outbox,
+    services,
+)
 
 IDEMPOTENCY_KEPT_S = 24 * 3600.0
 
@@ -90,6 +98,10 @@ _WAITED_FOR = (
     .correlate(services)
 )
 _OWED = sa.exists().where(outbox.c.service_id == services.c.id).correlate(services)
-_OLD = sa.select(services.c.id).where(services.c.changed_at < sa.bindparam("before"), ~_WAITED_FOR, ~_OWED)
+# Of a service that another site has taken over: the master there says when it is free again.
+_NUMBERED = sa.exists().where(identifiers.c.service_id == services.c.id).correlate(services)
+_OLD = sa.select(services.c.id).where(
+    services.c.changed_at < sa.bindparam("before"), ~_WAITED_FOR, ~_OWED, ~_NUMBERED
+)
 _OVER = _OLD.where(services.c.stage.in_(OVER))
 _REVOKED = _OLD.where(services.c.status == ProvisioningStatus.REVOKED, services.c.stage != Stage.BURIED)
