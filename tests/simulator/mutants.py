@@ -15,6 +15,7 @@ from types import ModuleType
 from diminet.engine import participant, pools, reserving
 from diminet.engine.changes import Changes
 from diminet.engine.coordinator import Coordinator
+from diminet.engine.giving import Giving
 from diminet.engine.outbox import Outbox
 from diminet.engine.participant import Participant
 from diminet.engine.pools import Pools
@@ -53,18 +54,18 @@ def _one(name: str, place: type | ModuleType, function: str, old: str, new: str)
 MUTANTS = (
     _one(
         "gift told before it is written",
-        Pools,
+        Giving,
         "_write_gift",
         "tx.put_blocks(service_id, [HeldBlock(block=b) for b in gift])",
         "pass",
     ),
-    _one("repeated request granted twice", Pools, "_write_gift", "if given is not None:", "if False:"),
+    _one("repeated request granted twice", Giving, "_write_gift", "if given is not None:", "if False:"),
     _one(
         "gift out of the pool before the VIM is told",
-        Pools,
+        Giving,
         "_free_of",
-        "if not out:\n        return False\n    await self.shape(document, resource)",
-        "if not out:\n        return False",
+        "if not out:\n        return False, used\n    await self.pools.shape(document, resource)",
+        "if not out:\n        return False, used",
     ),
     _one(
         "spare is not told to the VIM after a crash",
@@ -78,8 +79,8 @@ MUTANTS = (
         "growth only by asking others",
         Pools,
         "more_room",
-        "await self._pool_spare(document, cidr) or await",
-        "await",
+        "spare = await self._pool_spare(document, cidr)",
+        "spare = False",
     ),
     Mutant(
         "everybody is believed about blocks",
@@ -339,8 +340,8 @@ FAULTS: dict[str, tuple[str, ...]] = {
 CAUGHT: dict[str, tuple[int, str]] = {
     "gift told before it is written": (5, "1"),
     "repeated request granted twice": (17, "1"),
-    "gift out of the pool before the VIM is told": (33, "1"),
-    "growth only by asking others": (2, "7"),
+    "gift out of the pool before the VIM is told": (14, "1"),
+    "growth only by asking others": (3, "7"),
     "epoch ignored": (1, "8"),
     "hint taken for the master's word": (1, "8"),
     "tombstone taken from anybody": (1, "4"),
