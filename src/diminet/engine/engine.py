@@ -16,6 +16,7 @@ from diminet.engine.audit import Audit
 from diminet.engine.changes import Changes
 from diminet.engine.coordinator import Coordinator
 from diminet.engine.giving import Giving
+from diminet.engine.homecoming import Homecoming
 from diminet.engine.instance import Instance
 from diminet.engine.outbox import Outbox
 from diminet.engine.participant import Participant
@@ -71,7 +72,8 @@ class Engine:
             here, self.participant, Reserving(here, self.reservations, self.outbox), self.outbox
         )
         self.changes = Changes(here, self.coordinator, self.pools)
-        self.sync_ = Sync(here, self.participant, self.outbox, self.pools, self.changes)
+        homecoming = Homecoming(here, self.participant, self.coordinator, self.outbox)
+        self.sync_ = Sync(here, self.participant, self.outbox, self.pools, self.changes, homecoming)
         self.leads_until = 0.0
         views = Views(here, self.reconciler)
         self.resuming = Resuming(here, self.coordinator)

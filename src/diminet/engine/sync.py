@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import structlog
 
 from diminet.engine.changes import Changes
+from diminet.engine.homecoming import Homecoming
 from diminet.engine.instance import Instance
 from diminet.engine.outbox import Outbox
 from diminet.engine.participant import Participant
@@ -29,13 +30,20 @@ log = structlog.get_logger()
 
 class Sync:
     def __init__(
-        self, here: Instance, participant: Participant, outbox: Outbox, pools: Pools, changes: Changes
+        self,
+        here: Instance,
+        participant: Participant,
+        outbox: Outbox,
+        pools: Pools,
+        changes: Changes,
+        homecoming: Homecoming,
     ) -> None:
         self.here = here
         self.participant = participant
         self.outbox = outbox
         self.pools = pools
         self.changes = changes
+        self.homecoming = homecoming
         self.busy: set[str] = set()  # peers with which an exchange is under way in this process
         self.met: dict[str, float] = {}  # peer -> when an exchange that serves both last began
 
@@ -161,7 +169,7 @@ class Sync:
             if not entry.tombstone and row.document.epoch.site == self.here.number:
                 await self._post(row, site, "tombstone")
             return
-        if entry.tombstone:
+        if entry.tombstone and row is not None:
             await self._buried_there(site, row)
         elif row is None or entry.pair > row.document.pair:
             await self._fetch(site, entry.service_id, row)
@@ -181,9 +189,9 @@ class Sync:
 
         await self.here.store.write(decide)
 
-    async def _buried_there(self, site: str, row: ServiceRow | None) -> None:
+    async def _buried_there(self, site: str, row: ServiceRow) -> None:
         """Only the master's tombstone counts; from another site it is a hint to ask the master."""
-        if row is None or row.left is not None:
+        if row.left is not None:
             return
         document = row.document
         ctx = self.here.context(document.project_id).model_copy(update={"sender": document.master})
@@ -197,6 +205,9 @@ class Sync:
         """Read the newer document at that site; applying it asks the master if the site is not it."""
         ctx = self.here.context()
         snapshot = await self.here.peers.at(site).snapshot(ctx, service_id)
+        if snapshot.document is not None and row is None and snapshot.document.master == self.here.name:
+            await self.homecoming.take_in(snapshot.document)
+            return
         if snapshot.document is None or snapshot.document.tombstone:
             return
         me = snapshot.document.member(self.here.name)
