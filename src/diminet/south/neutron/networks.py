@@ -114,17 +114,21 @@ class Networks:
         if _made(network) is None:
             return False
         self._recent.pop(network_id, None)
-        if any(p["device_owner"] not in GONE_WITH_THE_NETWORK for p in await self.ports(network_id)):
+        if await self._has_ports(network_id):
             await self._leave_to_tenant(network)
             return False
         try:
             await self._neutron.delete(f"delete network {network_id}", f"/networks/{network_id}")
         except Refused as refusal:
-            if refusal.status != 409:  # a port has just been made
+            if refusal.status != 409 or not await self._has_ports(network_id):
                 raise
-            await self._leave_to_tenant(network)
+            await self._leave_to_tenant(network)  # a port has just been made
             return False
         return True
+
+    async def _has_ports(self, network_id: str) -> bool:
+        """Of a tenant."""
+        return any(p["device_owner"] not in GONE_WITH_THE_NETWORK for p in await self.ports(network_id))
 
     async def _leave_to_tenant(self, network: Json) -> None:
         """Its subnets' marks first: what is not finished is found by the network's."""
