@@ -53,6 +53,7 @@ lab: core
 
 bench: core
 	$(ROOT) $(BIN)/diminet bench create
+	$(ROOT) $(BIN)/diminet bench resiliency
 
 simulate: core
 	@PYTHONPATH=tests $(BIN)/python -m simulator --steps $(STEPS) $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) \

@@ -6,6 +6,7 @@ and end in the reverse one; the data plane stays.
 """
 
 import asyncio
+import ctypes
 import gc
 import math
 import signal
@@ -25,6 +26,7 @@ from diminet.config import Settings
 from diminet.directory.file import FileDirectory
 from diminet.east_west import tls
 from diminet.east_west.client import HttpPeers
+from diminet.east_west.metered import MeteredPeers
 from diminet.east_west.server import make_east_west_app
 from diminet.engine.engine import Engine
 from diminet.engine.instance import Instance, Limits
@@ -41,6 +43,7 @@ from diminet.south.linux import surroundings
 from diminet.south.linux.dataplane import DataPlane
 from diminet.south.linux.frr import Frr
 from diminet.south.linux.frr_daemons import RUN as FRR_RUN
+from diminet.south.linux.garp import Announcer
 from diminet.south.linux.kernel import Kernel
 from diminet.south.linux.linux import LinuxSouth
 from diminet.south.linux.rest import make_vim_app
@@ -89,6 +92,7 @@ async def _serve(settings: Settings) -> None:
         site = await Site.open(settings, stack)
         gc.collect()
         gc.freeze()  # what the start made stays: no later collection has to walk it
+        _give_back_memory()
         running = asyncio.create_task(site.engine.run())
         stack.push_async_callback(_cancel, running)
         log.info("serving", site=settings.site.name)
@@ -142,7 +146,7 @@ class Site:
             name=name,
             number=settings.site.number,
             store=store,
-            peers=peers,
+            peers=MeteredPeers(peers, metrics.east_west_sent),
             south=MeteredSouth(south, metrics.vim),
             directory=directory,
             identity=identity,
@@ -203,6 +207,13 @@ class Site:
         await listen(stack, listeners)
         stack.callback(north.state.close_streams)
         return cls(settings, engine)
+
+
+def _give_back_memory() -> None:
+    """What starting took and running does not need: some 2 MB that glibc would keep."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:  # other C libraries have none
+        trim(0)
 
 
 def anonymous(project: str | None) -> Caller | None:
@@ -333,6 +344,10 @@ async def open_linux(settings: Settings, stack: AsyncExitStack) -> tuple[LinuxVi
     store = VimStore(settings.vim_database(), busy_timeout=settings.limits.storage_timeout)
     vim = LinuxVim(store, kernel, settings.site.number, mtu=south.mtu)
     await dataplane.start()
+    stack.callback(dataplane.close)
+    announcer = Announcer(kernel)
+    stack.push_async_callback(announcer.close)
+    announcer.start()
     await vim.start()
     stack.push_async_callback(vim.close)
     return vim, LinuxSouth(vim, dataplane, mtu=south.mtu, vtep=south.vtep, vteps=vteps)
@@ -398,6 +413,7 @@ def limits(settings: Settings) -> Limits:
         blocks_per_project=given.blocks_per_project,
         overlaps_batch=given.overlaps_batch,
         sync_entries=given.sync_entries,
+        peer_refusals_per_hour=given.peer_refusals_per_hour,
     )
 
 

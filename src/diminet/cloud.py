@@ -7,7 +7,7 @@ asyncio has for everything.
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -27,6 +27,9 @@ except ImportError as missing:
     ) from None
 
 T = TypeVar("T")
+WRONG_SHAPE = (AttributeError, TypeError)  # what openstacksdk makes of a clouds.yaml whose fields are not so
+SECRET_OPTIONS = ("password", "application_credential_secret", "token", "passcode")
+MOST_TEXT = 300  # characters of what Keystone says that are told
 RETRY_AFTER = 2.0  # seconds, told to who asked while Keystone is away
 IDENTITY = {"interface": AUTH_INTERFACE, "version": (3, 0)}  # the URL of clouds.yaml, not the catalog's
 
@@ -49,7 +52,7 @@ def configured(entry: Entry, *, timeout: float) -> CloudRegion:
     try:
         clouds = OpenStackConfig(config_files=files, load_envvars=False, app_name="diminet")
         return clouds.get_one(cloud=entry.name, region_name=entry.region, api_timeout=timeout)
-    except (sdk_errors.SDKException, keystone_errors.ClientException, OSError) as error:
+    except (sdk_errors.SDKException, keystone_errors.ClientException, OSError, *WRONG_SHAPE) as error:
         raise BadSurroundings(f"{where}, entry {entry.name!r}: {error}; correct it") from None
 
 
@@ -63,6 +66,7 @@ class Cloud:
         self.config = configured(entry, timeout=timeout)
         self.session: Session = self.config.get_session()
         self._entry = entry.name
+        self._secrets = [v for k, v in self.config.get_auth_args().items() if k in SECRET_OPTIONS and v]
         self._timeout = timeout
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="keystone")
 
@@ -99,24 +103,39 @@ class Cloud:
             keystone_errors.HttpServerError,
             keystone_errors.TooManyRequests,
         ) as error:
-            seconds = time.monotonic() - began
+            seconds, why = time.monotonic() - began, self._why(error)
             raise SiteUnreachable(
-                f"the Keystone of site {self.site} does not answer ({_why(error)}, after {seconds:.1f} s)",
+                f"the Keystone of site {self.site} does not answer ({why}, after {seconds:.1f} s)",
                 sites=[self.site],
                 retry_after=RETRY_AFTER,
             ) from None
         except keystone_errors.ClientException as error:
-            raise SiteRefused(
-                f"the Keystone of site {self.site} refuses: {_why(error)}", sites=[self.site]
-            ) from None
+            why = self._why(error)
+            raise SiteRefused(f"the Keystone of site {self.site} refuses: {why}", sites=[self.site]) from None
+
+    def _why(self, error: Exception) -> str:
+        """What Keystone says, less this instance's own secrets."""
+        access = getattr(self.session.auth, "auth_ref", None)
+        own = [access.auth_token] if access is not None else []
+        return without(str(error).strip(), [*self._secrets, *own])[:MOST_TEXT] or type(error).__name__
 
 
 def get(session: Session, path: str, **headers: str) -> dict[str, Any]:
-    """One GET of Keystone's v3 API: the JSON body."""
-    answer = session.get(path, endpoint_filter=IDENTITY, headers=headers)
-    body: dict[str, Any] = answer.json()
+    """One GET of Keystone's v3 API: the JSON body. What Keystone says of a header is told without it."""
+    try:
+        answer = session.get(path, endpoint_filter=IDENTITY, headers=headers)
+    except keystone_errors.HttpError as error:
+        error.args = (without(str(error), headers.values()),)
+        raise
+    try:
+        body: dict[str, Any] = answer.json()
+    except ValueError:
+        raise keystone_errors.ClientException("it answers what is no JSON") from None
     return body
 
 
-def _why(error: Exception) -> str:
-    return str(error).strip()[:300] or type(error).__name__
+def without(text: str, secrets: Iterable[str]) -> str:
+    """The text as it may be told."""
+    for secret in secrets:
+        text = text.replace(secret, "[redacted]")
+    return text

@@ -306,6 +306,10 @@ class LimitSettings(Section):
         200.0, gt=0, le=1e6, allow_inf_nan=False, description="messages per second and peer"
     )
     east_west_rate_burst: Count = Field(1000, description="messages that a peer may send at once")
+    peer_refusals_per_hour: Count = Field(
+        100,
+        description="refusals of one peer that are told in the history, which is bounded; all are counted",
+    )
     # users
     services_per_project: Count = Field(100, description="quota: services of a project")
     members_per_service: int = Field(

@@ -197,7 +197,9 @@ class Listener:
             )[0]
         except OSError as exc:
             raise BadSurroundings(f"the {self._name} cannot listen at {self._host!r}: {exc}") from exc
-        listening = socket.socket(family, socket.SOCK_STREAM)
+        # asyncio sets TCP_NODELAY only where the protocol is named; without it an answer's body waits, by
+        # Nagle's algorithm, a round trip for the acknowledgement of its headers.
+        listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         try:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listening.bind(address)

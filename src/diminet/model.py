@@ -329,10 +329,12 @@ class Target(Model):
 
 
 class Health(Model):
-    """How a realised service is at this site. problems: sentences, empty when all is as it should be."""
+    """How a realised service is at this site. problems: sentences, empty when all is as it should be.
+    silent: sentences on other sites that cannot be reached through it; nothing here would mend that."""
 
     service_id: str
     problems: tuple[str, ...] = ()
+    silent: tuple[str, ...] = ()
 
 
 class Remains(Model):

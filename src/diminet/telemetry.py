@@ -109,7 +109,9 @@ def configure_logging(level: str = "info", stream: TextIO | None = None) -> None
     logging.basicConfig(level=number, handlers=[handler], force=True)
     # Every request is logged once, by us, with its id: the server's own lines would show it twice.
     logging.getLogger("uvicorn.access").disabled = True
-    for chatty in ("aiohttp.access", "asyncio", "sqlalchemy.engine", "alembic", "pyroute2"):
+    # keystoneauth tells at debug what Keystone and Neutron answer, whatever that holds.
+    quiet = ("aiohttp.access", "asyncio", "sqlalchemy.engine", "alembic", "pyroute2", "keystoneauth")
+    for chatty in quiet:
         logging.getLogger(chatty).setLevel(max(number, logging.WARNING))
 
 

@@ -154,7 +154,8 @@ def test_a_reservation_of_another_site_is_neither_renewed_nor_undone():
         mine = await cloud["B"].reserve(from_peer(cloud, "A"), asked(document, entry, service_id=fresh))
         with pytest.raises((NotAuthorised, ResourceBusy)):
             await cloud["B"].reserve(from_peer(cloud, "C"), asked(document, entry, service_id=fresh))
-        await cloud["B"].abort(from_peer(cloud, "C"), fresh, mine.rid)
+        with pytest.raises(NotAuthorised):
+            await cloud["B"].abort(from_peer(cloud, "C"), fresh, mine.rid)
         rows = await cloud.stores["B"].read(lambda tx: tx.reservation(mine.rid))
         assert [row.sender for row in rows] == ["A"]
         await cloud.close()

@@ -8,6 +8,7 @@ import pytest
 from seen import ANSWERED, BACK, UP, Instance, Scene, eventually, every_direction, fixtures
 
 from diminet.client import ApiError
+from diminet.lab.plan import Plane
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(400)]
 scene, clean = fixtures()
@@ -15,8 +16,8 @@ STOPPED = 15.0  # seconds from a cut until nothing crosses it
 
 
 @contextmanager
-def isolated(scene: Scene, site: str) -> Iterator[None]:
-    scene.lab.isolate(site)
+def isolated(scene: Scene, site: str, plane: Plane = "all") -> Iterator[None]:
+    scene.lab.isolate(site, plane)
     try:
         yield
     finally:
@@ -60,6 +61,27 @@ def test_inside_and_elsewhere_all_goes_on(scene: Scene) -> None:
     assert scene.silent([(one, other) for one in (*a, *c) for other in new if one is not other], BACK) == []
     assert scene.silent([*crossing, *every_direction(hosts)], within=BACK) == []
     assert eventually(lambda: all(scene.active(site, service_id) for site in scene.sites), BACK)
+
+
+def test_a_cut_of_the_data_plane_alone_is_told(scene: Scene) -> None:
+    """BGP and the instances speak with one another all the while."""
+    service_id, _, ends = stretched(scene, "10.1.0.0/24")
+    by_site = {one.site: one for one in ends}
+
+    def told(at: str) -> tuple[str, list[str]]:
+        service = scene.show(at, service_id)
+        assert service is not None
+        return service["operating_status"], [said for said in service["warnings"] if "UDP 4789" in said]
+
+    assert eventually(lambda: told("A") == ("ONLINE", []), BACK)
+    with isolated(scene, "C", "data"):
+        assert scene.heard([(by_site["A"], by_site["C"])], within=STOPPED) == []
+        assert eventually(lambda: told("A")[0] == told("C")[0] == "DEGRADED", BACK)
+        assert len(told("A")[1]) == 1
+        assert len(told("C")[1]) == 2
+        assert scene.silent([(by_site["A"], by_site["B"])], within=UP) == []
+    assert scene.silent([(by_site["A"], by_site["C"])], within=BACK) == []
+    assert eventually(lambda: told("A") == ("ONLINE", []), BACK)
 
 
 @pytest.mark.parametrize("kind", ["l2", "l3"])

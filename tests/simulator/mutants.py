@@ -344,7 +344,7 @@ CAUGHT: dict[str, tuple[int, str]] = {
     "growth only by asking others": (3, "7"),
     "epoch ignored": (1, "8"),
     "hint taken for the master's word": (1, "8"),
-    "tombstone taken from anybody": (1, "4"),
+    "tombstone taken from anybody": (1, "5"),
     "leaving not durable": (4, "5"),
 }
 

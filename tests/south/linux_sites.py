@@ -40,7 +40,10 @@ class Space:
 
     def __init__(self) -> None:
         Path("/run/netns").mkdir(exist_ok=True)
-        script = "mount -t tmpfs none /run/netns && ip link set lo up && echo ready && exec sleep infinity"
+        script = (
+            "mount -t tmpfs none /run/netns && mkdir /run/netns/.mounts && ip link set lo up"
+            " && echo ready && exec sleep infinity"
+        )
         self.holder = subprocess.Popen(
             ["unshare", "--net", "--mount", "sh", "-c", script], stdout=subprocess.PIPE, text=True
         )
@@ -88,6 +91,7 @@ class Site:
     """A site: its space, its FRR, and an agent that calls `Kernel` and `DataPlane` in it."""
 
     def __init__(self, wan: "Wan", number: int) -> None:
+        self.wan = wan
         self.number = number
         self.vtep = wan.vtep(number)
         self.space = wan.join(f"wan{number}", self.vtep)

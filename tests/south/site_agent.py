@@ -11,6 +11,7 @@ from diminet.model import Target
 from diminet.south.linux import names
 from diminet.south.linux.dataplane import DataPlane, NetworkInfo
 from diminet.south.linux.frr import Frr
+from diminet.south.linux.garp import Announcer
 from diminet.south.linux.kernel import Kernel
 
 
@@ -68,6 +69,11 @@ class Agent:
     async def realised(self) -> dict[str, list[str]]:
         return {key: list(health.problems) for key, health in (await self.plane.realised()).items()}
 
+    async def silent(self) -> dict[str, list[str]]:
+        """Of two looks in a row."""
+        await self.plane.realised()
+        return {key: list(health.silent) for key, health in (await self.plane.realised()).items()}
+
     async def problems(self) -> list[str]:
         return list(await self.plane.problems())
 
@@ -76,6 +82,8 @@ class Agent:
 
     async def start(self) -> None:
         await self.plane.start()
+        self.announcer = Announcer(self.kernel)
+        self.announcer.start()
 
 
 async def main() -> None:
@@ -87,6 +95,7 @@ async def main() -> None:
         except DiminetError as error:
             answer = {"error": error.as_dict()}
         print(json.dumps(answer), flush=True)
+    await agent.announcer.close()
     agent.kernel.close()
 
 

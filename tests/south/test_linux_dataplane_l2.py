@@ -1,5 +1,6 @@
 """L2 services between real linux sites: kernel, FRR and packets."""
 
+import contextlib
 import os
 import re
 import signal
@@ -149,6 +150,65 @@ def test_what_is_known_is_answered_here(service: Stretched) -> None:
         assert one.reaches(two)
     assert arp.packets() == 0
     assert nd.packets() == 0
+
+
+def test_hosts_hear_that_an_address_has_moved(service: Stretched) -> None:
+    """Without a word they would send to the old MAC until their caches give it up."""
+    one, two, _ = service.vms
+    moving = service.boot(two.site, two.network_id, 50)
+    until(lambda: one.reaches(moving), "the instance answers")
+    for site in (service.sites[2], service.sites[0]):
+        moving.close()
+        moving = service.boot(site, service.network(site), 50)
+        for address in moving.addresses:
+            until(
+                lambda address=address, mac=moving.mac: mac in one.sh(f"ip neigh show {address}"),
+                f"{address} is known to be at site {site.number} now",
+            )
+    moving.close()
+
+
+@contextlib.contextmanager
+def dropped(site: Site, rule: str) -> Iterator[None]:
+    """Frames that fit the rule of nftables do not get through the WAN."""
+    chain = f"chain forward {{ type filter hook forward priority 0; {rule} drop; }}"
+    site.wan.space.sh(f"nft 'table bridge cut {{ {chain} ; }}'")
+    try:
+        yield
+    finally:
+        site.wan.space.sh("nft delete table bridge cut")
+
+
+def silent(service: Stretched, site: Site) -> list[str]:
+    said: list[str] = site.call("silent")[service.service_id]
+    return said
+
+
+def test_a_cut_of_the_tunnels_alone_is_seen(service: Stretched) -> None:
+    """BGP goes on all the while."""
+    one, two, three = service.sites
+    for site in service.sites:
+        until(lambda site=site: silent(service, site) == [], f"site {site.number} hears all others")
+    with dropped(one, f"ip saddr {one.vtep} ip daddr {two.vtep} udp dport 4789"):
+        for site, other in ((one, two), (two, one)):
+            (said,) = silent(service, site)
+            assert said.startswith(f"site number {other.number} ({other.vtep}) does not answer")
+        assert silent(service, three) == []
+        assert one.call("realised") == {service.service_id: []}
+    assert silent(service, one) == []
+
+
+def test_a_site_of_which_bgp_is_silent_is_named(service: Stretched) -> None:
+    one, two, _ = service.sites
+    os.kill(two.frr.pid("bgpd"), signal.SIGSTOP)
+    try:
+        until(lambda: bool(silent(service, one)), "its routes are gone", 60)
+        (said,) = silent(service, one)
+        assert said.startswith(f"site number 2 ({two.vtep}) is not announced by BGP")
+    finally:
+        os.kill(two.frr.pid("bgpd"), signal.SIGCONT)
+    until(lambda: silent(service, one) == [], "it is announced again", 60)
+    service.all_reach()
 
 
 def test_chatter_stays_off_the_tunnel(service: Stretched) -> None:

@@ -112,6 +112,7 @@ def test_every_network_reaches_every_other(nets: list[Net], three: list[Site]) -
     for site in three:
         assert site.call("realised") == {service.service_id: []}
         assert site.call("used_vnis") == [VNI]
+        assert site.call("silent") == {service.service_id: []}
     assert nets[0].vm.pings(nets[2].vm.addresses[0], size=1422) == 1
     service.close()
     for site in three:

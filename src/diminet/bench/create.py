@@ -13,9 +13,7 @@ Rounds of all N and kinds alternate, so that what else happens on the machine me
 
 import asyncio
 import os
-import platform
 import random
-import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -102,7 +100,7 @@ def run(state: Path, wish: Wish, command: str, note: Note) -> Results:
         command=command,
         taken_at=datetime.now(UTC).isoformat(timespec="seconds"),
         version=version("diminet"),
-        machine=_machine(),
+        machine=machines.this_machine(),
         load=(load, os.getloadavg()[0]),
         seed=wish.seed,
         runs=wish.runs,
@@ -113,12 +111,6 @@ def run(state: Path, wish: Wish, command: str, note: Note) -> Results:
         failures=tuple(every.failures),
         idle=resting,
     )
-
-
-def _machine() -> str:
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    python = ".".join(map(str, sys.version_info[:3]))
-    return f"{os.cpu_count()} processors, {memory:.0f} GiB, Linux {platform.release()}, Python {python}"
 
 
 class Found(NamedTuple):

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import platform
 import signal
 import sys
 import urllib.error
@@ -61,6 +62,13 @@ def machines(lab: Lab) -> dict[str, Machine]:
             config=lab.state_dir / site["name"] / CONFIG_FILE,
         )
     return found
+
+
+def this_machine() -> str:
+    """The one that is measured on, in words."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    python = ".".join(map(str, sys.version_info[:3]))
+    return f"{os.cpu_count()} processors, {memory:.0f} GiB, Linux {platform.release()}, Python {python}"
 
 
 # -- metrics ---------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import typer
 
 from diminet.bench.samples import Results
 from diminet.cli.output import console, note, print_json, table
+from diminet.model import Model
 
 if TYPE_CHECKING:
     from diminet.bench.create import Wish
@@ -21,11 +22,6 @@ DEFAULT_STATE = Path("/run/diminet-bench")
 RUNS = 10
 IDLE_SECONDS = 60.0
 SEED_BITS = 31
-
-
-@app.callback()
-def _group() -> None:
-    """Keeps `create` a command of its own."""
 
 
 @app.command()
@@ -72,6 +68,39 @@ def create(
         _show(results, out)
 
 
+@app.command()
+def resiliency(
+    before: Annotated[float, typer.Option("--before", min=1, help="Seconds before the cut.")] = 10.0,
+    during: Annotated[float, typer.Option("--during", min=1, help="Seconds that it lasts.")] = 40.0,
+    after: Annotated[float, typer.Option("--after", min=1, help="Seconds after it has healed.")] = 45.0,
+    delay: Annotated[float, typer.Option("--delay", min=0, help="WAN delay in ms, one way.")] = 0.0,
+    out: Annotated[
+        Path, typer.Option("--out", help="Directory of bench-resiliency.md, .json and .svg.")
+    ] = Path("docs"),
+    state: Annotated[Path, typer.Option("--state", help="State directory of the lab.")] = DEFAULT_STATE,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document and nothing else.")
+    ] = False,
+) -> None:
+    """A site is cut off and healed: control plane, data plane, both. The paper's Table IV."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)  # so that the lab goes too
+    from diminet.bench import resiliency as measuring
+    from diminet.bench import resiliency_page as page
+
+    wish = measuring.Wish(before, during, after, delay)
+    words = [f"--before {before:g}", f"--during {during:g}", f"--after {after:g}", f"--delay {delay:g}"]
+    command = " ".join(("diminet bench resiliency", *words))
+    found = measuring.run(state, wish, command, _silent if as_json else note)
+    stem = "bench-resiliency"
+    text = page.markdown(found, json_name=f"{stem}.json", figure_name=f"{stem}.svg")
+    _keep(out, stem, found, text, page.svg(found))
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+    else:
+        console().print(text, markup=False)
+
+
 def _interrupt(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 
@@ -116,11 +145,15 @@ def _command(wish: "Wish") -> str:
 def _write(results: Results, out: Path) -> None:
     from diminet.bench import figure, page
 
-    out.mkdir(parents=True, exist_ok=True)
     stem = "bench-create"
-    (out / f"{stem}.json").write_text(results.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    (out / f"{stem}.svg").write_text(figure.svg(results), encoding="utf-8")
     text = page.markdown(results, json_name=f"{stem}.json", figure_name=f"{stem}.svg")
+    _keep(out, stem, results, text, figure.svg(results))
+
+
+def _keep(out: Path, stem: str, results: Model, text: str, picture: str) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    (out / f"{stem}.json").write_text(results.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    (out / f"{stem}.svg").write_text(picture, encoding="utf-8")
     (out / f"{stem}.md").write_text(text, encoding="utf-8")
 
 

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from diminet.cli.output import console, note, print_json, table
 from diminet.lab.client import PING_COUNT, PING_INTERVAL, Lab
+from diminet.lab.plan import Plane
 from diminet.lab.state import DEFAULT_STATE
 
 app = typer.Typer(
@@ -151,9 +152,17 @@ def cut(
 
 
 @app.command()
-def isolate(site: Site, state: State = DEFAULT_STATE, as_json: Json = False) -> None:
+def isolate(
+    site: Site,
+    plane: Annotated[
+        Plane, typer.Option("--plane", help="Only BGP and the instances (control), or only VXLAN (data).")
+    ] = "all",
+    state: State = DEFAULT_STATE,
+    as_json: Json = False,
+) -> None:
     """Part a site from all others and from the route reflectors."""
-    _tell(as_json, Lab(state).isolate(site), f"Nothing passes between {site} and the others.")
+    what = {"all": "Nothing", "control": "No BGP and no DIMINET message", "data": "No VXLAN packet"}[plane]
+    _tell(as_json, Lab(state).isolate(site, plane), f"{what} passes between {site} and the others.")
 
 
 @app.command()

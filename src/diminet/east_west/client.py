@@ -294,15 +294,23 @@ class HttpPeer:
 
     async def reserve(self, ctx: Context, request: ReserveRequest) -> Reservation:
         answer = await self._peers.call(self._site, ctx, "POST", envelope.PATH, request, judged=True)
-        return await self._numbered(self._read(Reservation, answer))
+        promise = await self._numbered(self._read(Reservation, answer))
+        self._of_this_site(promise.site)
+        self._of_this_service(request.service_id, promise.service_id)
+        return promise
 
     async def put(self, ctx: Context, service_id: str, put: DocumentPut) -> MemberState:
         path = envelope.service_path(service_id)
-        return self._read(MemberState, await self._peers.call(self._site, ctx, "PUT", path, put))
+        state = self._read(MemberState, await self._peers.call(self._site, ctx, "PUT", path, put))
+        self._of_this_site(state.site)
+        return state
 
     async def bury(self, ctx: Context, service_id: str, tombstone: Tombstone) -> Acknowledgement:
         path = envelope.service_path(service_id)
-        return self._read(Acknowledgement, await self._peers.call(self._site, ctx, "DELETE", path, tombstone))
+        answer = await self._peers.call(self._site, ctx, "DELETE", path, tombstone)
+        acknowledged = self._read(Acknowledgement, answer)
+        self._of_this_site(acknowledged.site)
+        return acknowledged
 
     async def abort(self, ctx: Context, service_id: str, rid: str) -> None:
         path = envelope.service_path(service_id)
@@ -311,7 +319,10 @@ class HttpPeer:
 
     async def snapshot(self, ctx: Context, service_id: str) -> Snapshot:
         path = envelope.service_path(service_id)
-        return self._read(Snapshot, await self._peers.call(self._site, ctx, "GET", path))
+        answer = self._read(Snapshot, await self._peers.call(self._site, ctx, "GET", path))
+        self._of_this_site(answer.state.site if answer.state else self._site)
+        self._of_this_service(service_id, answer.document.service_id if answer.document else service_id)
+        return answer
 
     async def give(self, ctx: Context, service_id: str, request: BlockRequest) -> BlockGrant:
         path = envelope.service_path(service_id) + "/blocks"
@@ -319,17 +330,35 @@ class HttpPeer:
 
     async def hand_in(self, ctx: Context, service_id: str, change: Change) -> ChangeAnswer:
         path = envelope.service_path(service_id) + "/requests"
-        answer = await self._peers.call(self._site, ctx, "POST", path, change, judged=True)
-        return self._read(ChangeAnswer, answer)
+        data = await self._peers.call(self._site, ctx, "POST", path, change, judged=True)
+        answer = self._read(ChangeAnswer, data)
+        self._of_this_service(service_id, answer.document.service_id if answer.document else service_id)
+        return answer
 
     async def sync(self, ctx: Context, mine: SyncReport | None = None) -> SyncReport:
         query = {"member": self._peers.site_name}
-        answer = await self._peers.call(self._site, ctx, "GET", envelope.PATH, mine, query)
-        return await self._numbered(self._read(SyncReport, answer))
+        data = await self._peers.call(self._site, ctx, "GET", envelope.PATH, mine, query)
+        report = await self._numbered(self._read(SyncReport, data))
+        self._of_this_site(report.site)
+        return report
 
     async def _numbered(self, answer: N) -> N:
         await self._peers.check_number(self._site, answer.number)
         return answer
+
+    def _of_this_site(self, said: str) -> None:
+        """A site answers for itself only."""
+        if said != self._site:
+            raise IncompatibleSites(
+                f"site {self._site!r} answered in the name of site {said[:80]!r}", sites=[self._site]
+            )
+
+    def _of_this_service(self, asked: str, said: str) -> None:
+        if said != asked:
+            raise IncompatibleSites(
+                f"site {self._site!r} was asked for service {asked} and answered of {said[:80]!r}",
+                sites=[self._site],
+            )
 
     def _read(self, model: type[M], answer: bytes) -> M:
         try:

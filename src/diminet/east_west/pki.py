@@ -8,6 +8,7 @@ site's certificates can be revoked by its name. Directory of a site: `site.pem`,
 import ipaddress
 import os
 import re
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -85,7 +86,10 @@ def init_ca(directory: Path, *, days: int = DEFAULT_CA_DAYS, now: datetime | Non
     _check_days(days)
     now = now or datetime.now(UTC)
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "DIMINET CA")])
+    # A name of its own: OpenSSL finds the revocation list of a certificate by the name of its CA, and while
+    # one CA takes over from another both are trusted.
+    own = f"DIMINET CA {secrets.token_hex(4)}"
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, own)])
     certificate = (
         _builder(name, name, key.public_key(), now, now + timedelta(days=days))
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -234,6 +238,10 @@ def _write_crl(
         next_update=ca.not_valid_after_utc,
         revoked_certificates=list(revoked),
     ).add_extension(x509.CRLNumber(int(now.timestamp() * 1000)), critical=False)
+    builder = builder.add_extension(
+        x509.AuthorityKeyIdentifier.from_issuer_public_key(ca.public_key()),  # type: ignore[arg-type]
+        critical=False,
+    )
     _write(authority.crl, builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
 
 

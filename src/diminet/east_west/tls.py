@@ -8,6 +8,7 @@ the certificate (`diminet://site/NAME`), which also holds behind address transla
 """
 
 import os
+import re
 import ssl
 import time
 import weakref
@@ -28,13 +29,14 @@ DAY_S = 86_400.0
 COMPLAINT_INTERVAL_S = 60.0
 # Besides a bad certificate; who speaks no TLS at all would not understand an alert.
 TOLD_TO_PEERS = ("PEER_DID_NOT_RETURN_A_CERTIFICATE", "UNSUPPORTED_PROTOCOL")
+_PEM_LIST = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
 class TlsFiles:
-    """PEM files. ca: one or more CA certificates. crl: the CA's revocation list, if there is one."""
+    """PEM files. ca: one or more CA certificates. crl: the revocation list of each, if there is one."""
 
     ca: Path
     cert: Path
@@ -337,16 +339,33 @@ def _check_time(path: Path, certificate: x509.Certificate, now: float) -> None:
 
 
 def _revoked(files: TlsFiles) -> frozenset[int]:
-    """Serial numbers in the revocation list; a list that does not exist yet revokes nothing."""
+    """Serial numbers in the revocation lists, one of each CA; a file that does not exist yet revokes
+    nothing. Raises BadSurroundings where OpenSSL would refuse every certificate of one of the CAs."""
     if files.crl is None or not files.crl.exists():
         return frozenset()
-    try:
-        crl = x509.load_pem_x509_crl(read_bytes(files.crl, "revocation list"))
-    except ValueError as exc:
-        raise BadSurroundings(f"the revocation list {files.crl} is not a PEM CRL") from exc
-    if not any(_signs(crl, authority) for authority in _certificates(files.ca, "CA certificate")):
+    authorities = _certificates(files.ca, "CA certificate")
+    lists = _lists(files.crl)
+    if not all(any(_signs(crl, authority) for authority in authorities) for crl in lists):
         raise BadSurroundings(f"the revocation list {files.crl} is not signed by the CA in {files.ca}")
-    return frozenset(entry.serial_number for entry in crl)
+    for authority in authorities:
+        if not any(_signs(crl, authority) for crl in lists):
+            raise BadSurroundings(
+                f"{files.ca} has several CAs, and {files.crl} no revocation list of the one with serial "
+                f"number {authority.serial_number:x}; append its crl.pem"
+            )
+    return frozenset(entry.serial_number for crl in lists for entry in crl)
+
+
+def _lists(path: Path) -> list[x509.CertificateRevocationList]:
+    """Every list of a PEM file."""
+    blocks = _PEM_LIST.findall(read_bytes(path, "revocation list"))
+    try:
+        lists = [x509.load_pem_x509_crl(block) for block in blocks]
+    except ValueError:
+        lists = []
+    if not lists:
+        raise BadSurroundings(f"the revocation list {path} is not a PEM CRL")
+    return lists
 
 
 def _signs(crl: x509.CertificateRevocationList, authority: x509.Certificate) -> bool:

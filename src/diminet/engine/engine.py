@@ -49,10 +49,12 @@ from diminet.messages import (
     SyncReport,
     Tombstone,
 )
+from diminet.rates import Buckets
 
 log = structlog.get_logger()
 
 LEASE = "background"
+MOST_SITES = 4095  # numbers that a site may have
 T = TypeVar("T")
 
 
@@ -74,6 +76,8 @@ class Engine:
         self.changes = Changes(here, self.coordinator, self.pools)
         homecoming = Homecoming(here, self.participant, self.coordinator, self.outbox)
         self.sync_ = Sync(here, self.participant, self.outbox, self.pools, self.changes, homecoming)
+        hourly = here.limits.peer_refusals_per_hour
+        self.told = Buckets(rate=hourly / 3600, burst=hourly, most=MOST_SITES, clock=here.clock.now)
         self.leads_until = 0.0
         views = Views(here, self.reconciler)
         self.resuming = Resuming(here, self.coordinator)
@@ -116,7 +120,8 @@ class Engine:
         return await self._audited("bury", ctx, service_id, work)
 
     async def abort(self, ctx: Context, service_id: str, rid: str) -> None:
-        await self.reservations.abort(service_id, rid, ctx.sender or self.here.name)
+        work = self.reservations.abort(service_id, rid, ctx.sender or self.here.name)
+        await self._audited("abort", ctx, service_id, work)
 
     async def snapshot(self, ctx: Context, service_id: str) -> Snapshot:
         return await self.participant.states.snapshot(ctx, service_id)
@@ -133,12 +138,15 @@ class Engine:
 
     async def _audited(self, what: str, ctx: Context, service_id: str, work: Awaitable[T]) -> T:
         """What a peer was refused is in the history, for operators only: the peer's word on whose
-        project it is was not believed. Busy and away are no refusals: they are asked again."""
+        project it is was not believed. Busy and away are no refusals: they are asked again. Of a peer
+        that is refused without end only so much is told, so that it pushes nobody else's out."""
         try:
             return await work
         except (ResourceBusy, Unavailable):
             raise
         except DiminetError as error:
+            if self.told.take(ctx.sender or self.here.name) is not None:
+                raise
             told = {"operation": what, "peer": ctx.sender, "code": error.code, "message": error.message}
             event = self.here.event("peer-refused", ctx, service_id, **told)
             event = event.model_copy(update={"project_id": None})

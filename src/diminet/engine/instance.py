@@ -23,7 +23,7 @@ class Limits:
     messages to one peer at one go. refusals: of one document by one member before it is put off.
     overlaps_batch: services looked at for overlaps in one round. sync_entries: services of which an asker
     tells its own part with its question; with more, the other site asks by itself. audit_ports: of one
-    service and site, told to the others."""
+    service and site, told to the others. peer_refusals_per_hour: of one peer, told in the history."""
 
     request_timeout: float = 10.0
     undo_share: float = 0.25
@@ -56,6 +56,7 @@ class Limits:
     audit_ports: int = 4096
     overlaps_batch: int = 200
     sync_entries: int = 2000
+    peer_refusals_per_hour: int = 100
 
 
 class Meter(Protocol):

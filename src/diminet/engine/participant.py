@@ -53,9 +53,10 @@ class Participant:
         are answered from what is held."""
         if put.document.service_id != service_id or put.document.tombstone:
             raise InvalidRequest("the document is not one of this service that could be applied")
+        await self._master_is_who_it_says(put.document)
         if ctx.sender != put.document.master:
             put = await self._from_master(ctx, put.document)
-        await self._master_is_who_it_says(put.document)
+            self._has_a_part(ctx.sender, put.document)
         verdict = await self.here.store.write(lambda tx: self._take(tx, ctx, put, confirmed=False))
         if verdict is Verdict.ASK_MASTER:
             put = await self._from_master(ctx, put.document)
@@ -84,15 +85,34 @@ class Participant:
                 f"master {document.master} holds no service {document.service_id}",
                 sites=[document.master],
             )
-        if snapshot.document.member(self.here.name) is None and not snapshot.confirmed:
+        told = snapshot.document
+        if (told.service_id, told.master) != (document.service_id, document.master):
+            raise NotAuthorised(
+                f"site {document.master} was asked for service {document.service_id} and answered with one "
+                "that is another, or another site's",
+                sites=[document.master],
+            )
+        if told.member(self.here.name) is None and not snapshot.confirmed:
             raise ResourceBusy(
                 f"service {document.service_id} is being changed at its master; it may be taken back",
                 sites=[document.master],
                 retry_after=1.0,
             )
-        return DocumentPut(document=snapshot.document, blocks=snapshot.blocks)
+        return DocumentPut(document=told, blocks=snapshot.blocks)
+
+    def _has_a_part(self, sender: str | None, document: Document) -> None:
+        """Who has none in the document learns nothing of it by handing on a guess."""
+        if sender is not None and document.member(sender) is None and sender not in document.departed:
+            raise NotAuthorised(
+                f"site {sender} has no part in service {document.service_id}", sites=[self.here.name]
+            )
 
     async def _master_is_who_it_says(self, document: Document) -> None:
+        if document.master == self.here.name:
+            raise NotAuthorised(
+                f"site {self.here.name} itself is the master of service {document.service_id}",
+                sites=[self.here.name],
+            )
         site = await self.here.directory.site(document.master)
         if site.number != document.epoch.site:
             raise NotAuthorised(
@@ -142,7 +162,7 @@ class Participant:
         elif verdict is Verdict.LEAVE and row is not None and document.member(here.name) is None:
             self._stay_away(tx, row, document)
         elif verdict is Verdict.SAME:
-            self.learn_blocks(tx, document, put.blocks, ctx.sender or here.name)
+            self.learn_blocks(tx, document, put.blocks, document.master)
         return verdict
 
     def _live(self, tx: Tx, document: Document) -> list[ReservationRow]:
@@ -357,14 +377,18 @@ class Participant:
                 raise NotAuthorised(f"service {service_id} was not asked for by site {ctx.sender}")
             return
         if row.document.tombstone:
+            self._was_asked(tx, ctx.sender, row.document)
             return
         if ctx.sender not in (None, row.document.master):
             raise NotAuthorised(
                 f"site {ctx.sender} is not the master of service {service_id}", sites=[self.here.name]
             )
         document = tombstone.document or row.document
-        if document.service_id != service_id:
-            raise InvalidRequest("the tombstone is another service's")
+        if not _same_service(row.document, document) or document.epoch != row.document.epoch:
+            raise NotAuthorised(
+                f"the tombstone is not that of service {service_id} as site {self.here.name} knows it",
+                sites=[self.here.name],
+            )
         buried = row.model_copy(
             update={
                 "document": document.model_copy(update={"tombstone": True}),
@@ -380,9 +404,18 @@ class Participant:
                 tx.save_member(MemberRow(service_id=service_id, site=member.site))
         tx.add_event(self.here.event("deleted", ctx, service_id, document.project_id))
 
+    def _was_asked(self, tx: Tx, sender: str | None, document: Document) -> None:
+        """What a deletion has come to is told to those that had a part in the service."""
+        known = {m.site for m in tx.members(document.service_id)} | {m.site for m in document.members}
+        if sender is not None and sender not in known | document.departed.keys():
+            raise NotAuthorised(
+                f"site {sender} had no part in service {document.service_id}", sites=[self.here.name]
+            )
+
 
 def _same_service(held: Document, incoming: Document) -> bool:
-    return (held.type, held.project_id, held.identifiers) == (
+    return (held.service_id, held.type, held.project_id, held.identifiers) == (
+        incoming.service_id,
         incoming.type,
         incoming.project_id,
         incoming.identifiers,

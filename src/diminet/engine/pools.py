@@ -295,6 +295,8 @@ class Pools:
         ctx = self.here.context(document.project_id, self.here.limits.request_timeout / 2)
         grant = await self.here.peers.at(site).give(ctx, service_id, request)
 
+        size = self.size(document, cidr)
+
         def take(tx: Tx) -> bool:
             row = tx.service(service_id)
             if row is None or row.left is not None or row.document.tombstone:
@@ -303,8 +305,9 @@ class Pools:
             believed = [
                 block
                 for block in grant.blocks
-                if block.owner == self.here.name
+                if (block.owner, block.cidr) == (self.here.name, cidr)
                 and believe(known.get((block.cidr, block.index)), block, site, self.here.name, document)
+                and block_logic.belongs(block, size)
             ]
             tx.put_blocks(service_id, [HeldBlock(block=b, pooled=True) for b in believed])
             tx.end_block_request(service_id, site, cidr)

@@ -227,7 +227,7 @@ class Reconciler:
     def problems(self, service_id: str) -> tuple[str, ...]:
         """What was wrong with our part when we last looked: sentences."""
         health = self.health.get(service_id)
-        seen = health.problems if health else ()
+        seen = (*health.problems, *health.silent) if health else ()
         return (*seen, *self.appeared.get(service_id, ()), *self.audit.problems(service_id))
 
     async def look_for_overlaps(self) -> None:

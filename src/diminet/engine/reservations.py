@@ -246,9 +246,15 @@ class Reservations:
         await self.here.store.write(decide)
 
     async def abort(self, service_id: str, word: str, asker: str) -> None:
-        """Give up what was promised to that site: under that RID, or for the request of that ticket."""
+        """Give up what was promised to that site: under that RID, or for the request of that ticket.
+        Raises NotAuthorised for what was promised to another."""
         rows = await self.here.store.read(lambda tx: tx.reservations_of_service(service_id))
-        for rid in sorted({r.rid for r in rows if r.sender == asker and word in (r.rid, r.ticket.word())}):
+        meant = [row for row in rows if word in (row.rid, row.ticket.word())]
+        if any(row.sender not in (asker, NOBODY) for row in meant):
+            raise NotAuthorised(
+                f"service {service_id} was not asked for by site {asker}", sites=[self.here.name]
+            )
+        for rid in sorted({row.rid for row in meant if row.sender == asker}):
             await self.release(rid)
 
     async def release(self, rid: str) -> None:

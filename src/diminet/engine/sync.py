@@ -45,18 +45,27 @@ class Sync:
         self.changes = changes
         self.homecoming = homecoming
         self.busy: set[str] = set()  # peers with which an exchange is under way in this process
+        self.taking_in: set[str] = set()  # peers whose report is being looked at behind an answer
         self.met: dict[str, float] = {}  # peer -> when an exchange that serves both last began
 
     # -- answering -----------------------------------------------------------------------------------
 
     async def answer(self, ctx: Context, theirs: SyncReport | None) -> SyncReport:
-        """What we have; what the asker has told of itself is looked at behind the answer."""
+        """What we have; what the asker has told of itself is looked at behind the answer, one report of
+        it at a time: what it tells meanwhile it tells again."""
         asker = ctx.sender or self.here.name
         await self.heard(asker, ctx.incarnation)
-        if theirs is not None:
+        if theirs is not None and asker not in self.taking_in:
             self.met[asker] = self.here.clock.now()
-            self.here.later(self._take_in(asker, theirs))
+            self.taking_in.add(asker)
+            self.here.later(self._take_in_behind(asker, theirs))
         return await self.report(asker)
+
+    async def _take_in_behind(self, asker: str, theirs: SyncReport) -> None:
+        try:
+            await self._take_in(asker, theirs)
+        finally:
+            self.taking_in.discard(asker)
 
     async def report(self, asker: str) -> SyncReport:
         """What we have of every service that the other site has a part in."""
@@ -157,12 +166,14 @@ class Sync:
 
     async def _compare(self, site: str, entry: SyncEntry) -> None:
         def look(tx: Tx) -> tuple[ServiceRow | None, list[HeldBlock], bool]:
-            promised = bool(tx.reservations_of_service(entry.service_id))
-            return tx.service(entry.service_id), tx.blocks(entry.service_id), promised
+            row = tx.service(entry.service_id)
+            if row is None:
+                return None, [], bool(tx.reservations_of_service(entry.service_id))
+            return row, tx.blocks(entry.service_id), self._was_asked(tx, row, site)
 
-        row, held, promised = await self.here.store.read(look)
-        if row is None and not promised:
-            return  # nobody here has anything to do with it
+        row, held, concerned = await self.here.store.read(look)
+        if not concerned:
+            return  # nobody here has anything to do with it, or nobody there
         if row is not None and row.left is not None:
             return  # only a new promise of ours takes us in again
         if row is not None and row.document.tombstone:
@@ -177,6 +188,14 @@ class Sync:
             await self._post(row, site, "document")
         else:
             await self._same(site, entry, row, held)
+
+    @staticmethod
+    def _was_asked(tx: Tx, row: ServiceRow, site: str) -> bool:
+        """Has that site a part in the service, or had it one? Nobody else learns of it by naming it."""
+        document = row.document
+        if document.member(site) is not None or site in document.departed:
+            return True
+        return any(member.site == site for member in tx.members(document.service_id))
 
     async def _post(self, row: ServiceRow, site: str, kind: str) -> None:
         document = row.document
@@ -232,8 +251,9 @@ class Sync:
                 lambda tx: self.participant.learn_blocks(tx, document, snapshot.blocks, site)
             )
         await self.participant.reconciler.audit.heard(self.here.context(document.project_id), site, entry)
-        for cidr, count in entry.spare.items():
-            self.pools.spare_of[entry.service_id, cidr, site] = count
+        dealt = {h.block.cidr for h in held}
+        for cidr in dealt & entry.spare.keys():
+            self.pools.spare_of[entry.service_id, cidr, site] = entry.spare[cidr]
         await self.here.store.write(lambda tx: self._note(tx, site, entry))
 
     def _note(self, tx: Tx, site: str, entry: SyncEntry) -> None:

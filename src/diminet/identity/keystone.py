@@ -13,7 +13,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import structlog
 from keystoneauth1 import exceptions as keystone_errors
@@ -198,9 +198,16 @@ class KeystoneIdentity:
 
 def _validated(session: Session, path: str, token: str, now: float) -> Subject | None:
     try:
-        said = get(session, path, **{"X-Subject-Token": token})["token"]
+        said = get(session, path, **{"X-Subject-Token": token}).get("token", {})
     except keystone_errors.NotFound:
         return None
+    try:
+        return _subject_of(said, now)
+    except (KeyError, TypeError, ValueError):
+        raise keystone_errors.ClientException("what it says of a token is not understood") from None
+
+
+def _subject_of(said: dict[str, Any], now: float) -> Subject:
     return Subject(
         user_id=said["user"]["id"],
         project_id=said.get("project", {}).get("id"),

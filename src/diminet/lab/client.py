@@ -121,9 +121,10 @@ class Lab:
         """Nothing passes between these two sites any more; the cuts there are now."""
         return self._call("cut", one=one, other=other)
 
-    def isolate(self, site: str) -> dict[str, Any]:
-        """Nothing passes between it and any other site or reflector."""
-        return self._call("isolate", site=site)
+    def isolate(self, site: str, plane: plan.Plane = "all") -> dict[str, Any]:
+        """Nothing passes between it and any other site or reflector; or nothing of the control plane (BGP
+        and the instances), or of the data plane (VXLAN)."""
+        return self._call("isolate", site=site, plane=plane)
 
     def heal(self, one: str | None = None, other: str | None = None) -> dict[str, Any]:
         """End the cut between those two, or without names everything that `cut` and `isolate` did."""

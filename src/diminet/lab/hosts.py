@@ -18,6 +18,7 @@ from diminet.lab.daemon import Daemon, State, tail
 from diminet.lab.plan import ASN, WAN, LabPlan, Reflector, SitePlan
 from diminet.south.linux import frr_daemons
 from diminet.south.linux.frr_daemons import FrrDaemons, FrrSettings
+from diminet.south.linux.overlay import MOUNTS
 
 HOLDER_TIMEOUT = 10.0  # seconds until a host's namespaces are there
 FRR_TIMEOUT = 40.0  # seconds until its daemons answer
@@ -30,6 +31,7 @@ KEEPALIVE, HOLD = 3, 9  # seconds, BGP
 _HOLDER = (
     "mkdir -p /run/netns /run/diminet"
     " && mount -n -t tmpfs -o mode=755 netns /run/netns"
+    f" && mkdir /run/netns/{MOUNTS}"  # before zebra takes it for a namespace that is late
     " && mount -n -t tmpfs -o mode=755 diminet /run/diminet"
     " && mount -n -t sysfs sysfs /sys"
     " && echo ready && exec sleep infinity >/dev/null 2>&1"

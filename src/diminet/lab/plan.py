@@ -228,6 +228,9 @@ def _reflectors_of(number: int, reflectors: Sequence[Reflector]) -> tuple[str, .
     return tuple(reflectors[index].wan_ip for index in sorted(chosen))
 
 
+Plane = Literal["all", "control", "data"]  # what an isolated site is parted from
+
+
 class Pair(NamedTuple):
     """Two sites, in the order of their names."""
 

@@ -22,7 +22,7 @@ from diminet.lab.control import Progress
 from diminet.lab.daemon import Daemon, State, tail
 from diminet.lab.hosts import Host, SiteHost, frr_of_reflector, frr_of_site
 from diminet.lab.neutron import LabCloud
-from diminet.lab.plan import LabPlan, Pair
+from diminet.lab.plan import LabPlan, Pair, Plane
 
 LAUNCHER_TIMEOUT = 30.0  # seconds until the launcher must have said `start`
 RELAY_TIMEOUT = 10.0  # seconds
@@ -41,7 +41,7 @@ class Supervisor:
         self._relay: Daemon | None = None
         self._cloud: LabCloud | None = None
         self._cuts: set[Pair] = set()
-        self._isolated: set[str] = set()
+        self._isolated: dict[str, Plane] = {}
         self._cutting = asyncio.Lock()
         self._names: dict[str, int] = {}
         self._content: dict[str, Any] | None = None
@@ -223,21 +223,21 @@ class Supervisor:
     async def cut(self, one: str, other: str) -> dict[str, Any]:
         return await self._set_cuts(self._cuts | {self._pair(one, other)}, self._isolated)
 
-    async def isolate(self, site: str) -> dict[str, Any]:
-        return await self._set_cuts(self._cuts, self._isolated | {self._plan.site(site).name})
+    async def isolate(self, site: str, plane: Plane = "all") -> dict[str, Any]:
+        return await self._set_cuts(self._cuts, {**self._isolated, self._plan.site(site).name: plane})
 
     async def heal(self, one: str | None = None, other: str | None = None) -> dict[str, Any]:
         """Everything, or the cut between those two."""
         if one is None or other is None:
-            return await self._set_cuts(set(), set())
+            return await self._set_cuts(set(), {})
         return await self._set_cuts(self._cuts - {self._pair(one, other)}, self._isolated)
 
     def _pair(self, one: str, other: str) -> Pair:
         return plan.pair(self._plan.site(one).name, self._plan.site(other).name)
 
-    async def _set_cuts(self, cuts: set[Pair], isolated: set[str]) -> dict[str, Any]:
+    async def _set_cuts(self, cuts: set[Pair], isolated: dict[str, Plane]) -> dict[str, Any]:
         async with self._cutting:
-            await wan.apply_cuts(self._plan, sorted(cuts), sorted(isolated))
+            await wan.apply_cuts(self._plan, sorted(cuts), isolated)
             self._cuts, self._isolated = cuts, isolated
             return self._cut_state()
 

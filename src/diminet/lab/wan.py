@@ -4,11 +4,12 @@ WAN: a bridge; cuts are nftables rules of the bridge family. Management: a bridg
 from one another (but not from the host), so that the sites meet on the WAN only.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from diminet.lab import relay, shell
-from diminet.lab.plan import WAN, LabPlan, Pair, Reflector, SitePlan
+from diminet.lab.plan import EAST_WEST_PORT, WAN, LabPlan, Pair, Plane, Reflector, SitePlan
+from diminet.south.linux.overlay import VXLAN_PORT
 
 WAN_BRIDGE = "wan"
 MANAGEMENT_BRIDGE = "mgmt"
@@ -16,6 +17,13 @@ HOST_LINK = "host0"  # the far end of the host's veth
 SITE_WAN = "wan0"
 SITE_MANAGEMENT = "mgmt0"
 _TABLE = "lab"
+_BGP_PORT = 179
+# Of the frames of an isolated site, those that are dropped.
+_PLANES: Mapping[Plane, tuple[str, ...]] = {
+    "all": ("",),
+    "control": tuple(f"tcp {end} {{ {_BGP_PORT}, {EAST_WEST_PORT} }} " for end in ("sport", "dport")),
+    "data": (f"udp dport {VXLAN_PORT} ",),
+}
 
 _SYSCTLS = {
     "net/ipv4/ip_forward": 0,  # inherited from the host otherwise
@@ -45,7 +53,7 @@ async def make_bridges(plan: LabPlan) -> None:
             )
         ),
     )
-    await apply_cuts(plan, (), ())
+    await apply_cuts(plan, (), {})
 
 
 def _set_sysctls() -> None:
@@ -120,11 +128,16 @@ async def _inside(name: str, enter: Sequence[str], devices: dict[str, str]) -> N
     )
 
 
-async def apply_cuts(plan: LabPlan, cuts: Iterable[Pair], isolated: Iterable[str]) -> None:
+async def apply_cuts(plan: LabPlan, cuts: Iterable[Pair], isolated: Mapping[str, Plane]) -> None:
     """Exactly these are cut from now on, in one transaction."""
     port = {site.name: site.relay_tap if plan.wan_delay_ms else site.port for site in plan.sites}
     drops = [f"iifname {port[a]} oifname {port[b]} drop" for cut in cuts for a, b in (cut, cut[::-1])]
-    drops += [f"{side} {port[name]} drop" for name in isolated for side in ("iifname", "oifname")]
+    drops += [
+        f"{side} {port[name]} {frames}drop"
+        for name, plane in sorted(isolated.items())
+        for side in ("iifname", "oifname")
+        for frames in _PLANES[plane]
+    ]
     rules = "\n".join(f"    {drop}" for drop in drops)
     await shell.run(
         ("nft", "-f", "-"),

@@ -130,7 +130,7 @@ def believe(known: Block | None, incoming: Block, sender: str, site: str, docume
     that is no longer a member.
     """
     if known is None:
-        return sender in (document.master, incoming.owner)
+        return sender == document.master or (sender == incoming.owner and document.member(sender) is not None)
     if incoming.version <= known.version or known.owner == site:
         return False
     if document.member(known.owner) is None:

@@ -21,13 +21,14 @@ RETRY_AFTER_S = 1.0
 
 
 def parse(url: str) -> sa.URL:
-    """Raises BadSurroundings for what is no database URL."""
+    """Raises BadSurroundings for what is no database URL. It is not repeated: it may hold a password."""
     try:
         return sa.make_url(url)
-    except sa.exc.ArgumentError as error:
+    except (sa.exc.ArgumentError, ValueError):  # ValueError: of a port that is no number
         raise BadSurroundings(
-            f"the database URL {url!r} cannot be read; write for instance sqlite:////var/lib/diminet/diminet.db"
-        ) from error
+            "the database URL (database.url) cannot be read; write for instance "
+            "sqlite:////var/lib/diminet/diminet.db, and special characters of a password as %XX"
+        ) from None
 
 
 def file_of(url: str) -> Path | None:

@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import NamedTuple
 from weakref import WeakValueDictionary
 
+import structlog
+
 from diminet.errors import SiteRefused
 from diminet.model import Health, Target
-from diminet.south.linux import names, overlay
+from diminet.south.linux import names, overlay, readback
 from diminet.south.linux.frr import Frr
 from diminet.south.linux.frr_config import Running, Vni, Vrf
 from diminet.south.linux.kernel import Kernel
+from diminet.south.linux.probe import Prober
 
 TUNNEL_MTU = 1450  # bytes: 1500 of the WAN less the 50 of VXLAN over IPv4
 VRF_DIRECTORY = Path("/run/netns")  # where zebra looks for namespaces
@@ -25,6 +28,8 @@ UP_TIMEOUT = 2.0  # seconds for an L3 VNI to come up before its router is taken 
 DOWN_TIMEOUT = 3.0  # seconds for FRR to take back the routes of a router that is down
 UP_ATTEMPTS = 3
 UP_POLL = 0.05  # seconds
+
+log = structlog.get_logger(__name__)
 
 
 class NetworkInfo(NamedTuple):
@@ -58,11 +63,22 @@ class DataPlane:
         self._mtu = mtu
         self._vrfs = vrf_directory
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._prober = Prober(kernel, vtep=vtep, path=kernel.probe_path, mtu=mtu, port=overlay.VXLAN_PORT)
+        self._unheard: frozenset[tuple[str, str]] = frozenset()
         self._swept = ""
 
     async def start(self) -> None:
-        """The site's own packet filters; repeatable, harmless to services that are there."""
-        await self._kernel.run("prepare the site", overlay.prepare_site)
+        """The site's own packet filters, and what answers the others' probes; repeatable, harmless to
+        services that are there."""
+        await self._kernel.run("prepare the site", partial(overlay.prepare_site, self._vrfs))
+        try:
+            await self._prober.start()
+        except SiteRefused as error:  # services work without; each of them will say it
+            log.warning("no-probes", why=error.message)
+
+    def close(self) -> None:
+        """What was made stays."""
+        self._prober.close()
 
     async def connect(self, target: Target, networks: Mapping[str, NetworkInfo]) -> None:
         """Make the service's data plane as the target says. networks: by id, all of `target.networks`.
@@ -103,6 +119,7 @@ class DataPlane:
         if all(number in self._vteps for number in target.peers):
             vteps = {self._vteps[number] for number in target.peers}
             await self._kernel.run(doing, partial(overlay.admit, target.vni, vteps))
+            await self._prober.aim(vteps)
         else:
             await self._kernel.run(doing, partial(overlay.close, target.vni))
 
@@ -195,7 +212,7 @@ class DataPlane:
         raise SiteRefused(f"FRR does not bring up the L3 VNI {router.tunnel.vni}: restart FRR")
 
     async def _works(self, router: overlay.Router) -> bool:
-        look = partial(overlay.unresolved, router.path, router.tunnel.vni)
+        look = partial(readback.unresolved, router.path, router.tunnel.vni)
         return await self._frr.l3_vni_up(router.tunnel.vni) and not await self._kernel.run(
             "look at the router's neighbours", look
         )
@@ -212,10 +229,10 @@ class DataPlane:
 
     # -- reading back ------------------------------------------------------------------------------
 
-    async def _found(self) -> list[overlay.Found]:
+    async def _found(self) -> list[readback.Found]:
         doing = "read back the services"
-        tunnels = await self._kernel.run(doing, overlay.find_tunnels)
-        return tunnels + await self._kernel.run(doing, partial(overlay.find_vrfs, self._vrfs))
+        tunnels = await self._kernel.run(doing, readback.find_tunnels)
+        return tunnels + await self._kernel.run(doing, partial(readback.find_vrfs, self._vrfs))
 
     async def realised(self) -> dict[str, Health]:
         """Every service that the kernel or FRR has something of, and what is wrong with it."""
@@ -236,9 +253,44 @@ class DataPlane:
             if service_id is not None and service_id not in health:
                 health[service_id] = ["FRR has a VRF for it, but its namespace is gone"]
         await self._tidy(found, running)
-        return {service: Health(service_id=service, problems=tuple(said)) for service, said in health.items()}
+        silent = await self._silent(found)
+        return {
+            service: Health(service_id=service, problems=tuple(said), silent=silent.get(service, ()))
+            for service, said in health.items()
+        }
 
-    async def _tidy(self, found: list[overlay.Found], running: Running) -> None:
+    async def _silent(self, found: list[readback.Found]) -> dict[str, tuple[str, ...]]:
+        """Of each service, sentences on its other sites that were not heard of at two looks in a row: BGP
+        needs a moment for a new one."""
+        if not found:
+            return {}
+        admitted = await self._kernel.run("read back whom the tunnels admit", readback.admitted)
+        others = {each.service_id: admitted.get(each.vni, frozenset()) for each in found}
+        unanswered = await self._unanswered(frozenset().union(*others.values()))
+        unheard = set[tuple[str, str]]()
+        for each in found:
+            for vtep in others[each.service_id]:
+                if vtep not in each.heard:
+                    said = f"{self._site(vtep)} is not announced by BGP: check the sessions of both sites"
+                    unheard.add((each.service_id, said))
+                if vtep in unanswered:
+                    unheard.add((each.service_id, f"{self._site(vtep)} {unanswered[vtep]}"))
+        again, self._unheard = sorted(unheard & self._unheard), frozenset(unheard)
+        return {one: tuple(said for other, said in again if other == one) for one, _ in again}
+
+    async def _unanswered(self, vteps: frozenset[str]) -> dict[str, str]:
+        """What is to be said of those VTEPs that do not answer probes."""
+        try:
+            silent = await self._prober.silent(vteps)
+        except SiteRefused as error:
+            return dict.fromkeys(vteps, f"cannot be probed: {error.message}")
+        return dict.fromkeys(silent, "does not answer through the tunnel: let UDP 4789 through the WAN")
+
+    def _site(self, vtep: str) -> str:
+        numbers = [number for number, known in self._vteps.items() if known == vtep]
+        return f"site number {numbers[0]} ({vtep})" if numbers else f"the site at {vtep}"
+
+    async def _tidy(self, found: list[readback.Found], running: Running) -> None:
         """Remove what a crash left: sections of FRR without a tunnel, entries of a killed FRR."""
         tunnels = {each.vni: each.service_id for each in found if each.layer == "l2"}
         if not any(lock.locked() for lock in self._locks.values()):
@@ -251,7 +303,7 @@ class DataPlane:
             return
         for vni in tunnels:
             macs, vteps = await self._frr.remote(vni)
-            sweep = partial(overlay.sweep, vni, macs, vteps)
+            sweep = partial(readback.sweep, vni, macs, vteps)
             await self._kernel.run("remove the entries of a killed FRR", sweep)
         self._swept = generation
 
@@ -281,7 +333,7 @@ def _imports(target: Target) -> frozenset[str]:
     return frozenset(target.import_targets) - {target.export_target} | {f"{asn}:{target.vni * 256}"}
 
 
-def _differences(found: overlay.Found, running: Running, up: frozenset[int]) -> list[str]:
+def _differences(found: readback.Found, running: Running, up: frozenset[int]) -> list[str]:
     """What FRR has for the service, against the digest and routes in the kernel."""
     section: Vni | Vrf | None = running.vnis.get(found.vni)
     if found.layer == "l3":

@@ -5,12 +5,13 @@ All methods may be repeated with the same effect. Errors: SiteRefused with what 
 """
 
 import asyncio
+import json
 import subprocess
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
@@ -96,6 +97,12 @@ def nft_exists(*what: str) -> bool:
     return done.returncode == 0
 
 
+def nft_json(family: str, table: str) -> list[dict[str, Any]]:
+    """All that is in that table of nftables here (libnftables-json(5)); nothing if there is none."""
+    done = subprocess.run(["nft", "-j", "list", "table", family, table], capture_output=True, check=False)
+    return list(json.loads(done.stdout)["nftables"]) if done.returncode == 0 else []
+
+
 class Kernel:
     """The site's own namespace (the process's) and the namespaces under `run_dir`/ns.
 
@@ -105,6 +112,7 @@ class Kernel:
 
     def __init__(self, run_dir: Path) -> None:
         self._namespaces = run_dir / "ns"
+        self.probe_path = run_dir / "probe"  # of the namespace of the probes; not one that repair sweeps
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kernel")
 
     def close(self) -> None:

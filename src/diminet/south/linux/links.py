@@ -74,8 +74,16 @@ def all_links(ip: IPRoute) -> list[Link]:
 
 
 def find(ip: IPRoute, name: str) -> Link | None:
+    return _get(ip, ifname=name)
+
+
+def find_index(ip: IPRoute, index: int) -> Link | None:
+    return _get(ip, index=index)
+
+
+def _get(ip: IPRoute, **which: Any) -> Link | None:
     try:
-        return _link(ip.link("get", ifname=name)[0])
+        return _link(ip.link("get", **which)[0])
     except NetlinkError as error:
         if error.code == errno.ENODEV:
             return None
@@ -209,13 +217,18 @@ def neighbours(ip: IPRoute, index: int) -> set[tuple[str, str]]:
     }
 
 
-def unresolved(ip: IPRoute, index: int) -> set[str]:
-    """Next hops of BGP's routes through the device for which there is no neighbour entry."""
-    hops = {
+def bgp_hops(ip: IPRoute, index: int) -> set[str]:
+    """Next hops of BGP's routes through the device."""
+    return {
         str(ip_address(m.get_attr("RTA_GATEWAY")))
         for m in ip.get_routes(oif=index, table=RT_TABLE_MAIN)
         if m["proto"] == RTPROT_BGP and m.get_attr("RTA_GATEWAY")
     }
+
+
+def unresolved(ip: IPRoute, index: int) -> set[str]:
+    """Next hops of BGP's routes through the device for which there is no neighbour entry."""
+    hops = bgp_hops(ip, index)
     if not hops:
         return hops
     return hops - {

@@ -55,8 +55,7 @@ def entered(path: Path | None) -> Iterator[None]:
 def create(path: Path, prepare: Callable[[], None] = lambda: None) -> bool:
     """Make the namespace if it is not there. True if it was made now.
 
-    `prepare` runs inside before the namespace can be seen at `path`. The file is made right before the
-    mount: zebra looks at once, and again only a second later if it finds a bare file.
+    `prepare` runs inside before the namespace can be seen at `path`.
     """
     if exists(path):
         return False

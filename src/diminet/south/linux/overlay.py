@@ -17,7 +17,7 @@ from diminet.errors import SiteRefused
 from diminet.south.linux import kernel, links, names, netns
 
 VXLAN_PORT = 4789
-FLOOD_MAC = "00:00:00:00:00:00"  # the entries for broadcast and unknown frames
+MOUNTS = ".mounts"  # in the directory of zebra's namespaces
 # Both ends of every veth between a VRF and a gateway; the routes over it are `onlink`.
 VRF_END = ("169.254.0.1", "fe80::1")
 GATEWAY_END = ("169.254.0.2", "fe80::2")
@@ -82,20 +82,11 @@ class Branch(NamedTuple):
     mtu: int
 
 
-class Found(NamedTuple):
-    """A service's devices as read back. vni 0: there is no vxlan device. local: CIDRs of an L3 service
-    that its VRF can reach."""
-
-    service_id: str
-    layer: str
-    vni: int
-    digest: str
-    problems: tuple[str, ...]
-    local: frozenset[str] = frozenset()
-
-
-def prepare_site() -> None:
-    """The site's own filters; made again, they change nothing for services that are there."""
+def prepare_site(directory: Path) -> None:
+    """The site's own filters, and a place for its namespaces beside the links in zebra's directory; made
+    again, they change nothing for services that are there."""
+    (directory / MOUNTS).mkdir(parents=True, exist_ok=True)
+    (directory / MOUNTS).chmod(0o755)  # whatever the umask: zebra is not root
     with_vnis = kernel.nft_exists("inet", "diminet")
     script = _SITE_FILTER
     if with_vnis:  # the table of the VNIs holds state of the services: leave it
@@ -198,34 +189,25 @@ def drop_tunnel(service_id: str, vni: int) -> None:
     close(vni)
 
 
-def find_tunnels() -> list[Found]:
-    """All L2 services of this site."""
-    with IPRoute() as ip:
-        every = links.all_links(ip)
-    bridges = {link.ifindex: link for link in every if link.alias and link.alias.kind == "network"}
-    found = []
-    for link in every:
-        if link.alias is None or link.alias.kind != "l2":
-            continue
-        problems = []
-        if not link.up:
-            problems.append(f"the tunnel {link.name} is down")
-        bridge = bridges.get(link.master or 0)
-        if bridge is None:
-            problems.append(f"the tunnel {link.name} is not in a network's bridge")
-        elif not bridge.up:
-            problems.append(f"the bridge {bridge.name} is down")
-        vni = int(link.name.removeprefix("vx"))
-        found.append(Found(link.alias.identifier, "l2", vni, link.alias.detail, tuple(problems)))
-    return found
-
-
 # -- L3 --------------------------------------------------------------------------------------------
 
 
-def make_vrf(path: Path) -> bool:
-    """The service's namespace, a router with nothing in it yet. True if it was made now."""
-    return netns.create(path, _prepare_vrf)
+def _mounted(path: Path) -> Path:
+    """Where the namespace of that path is mounted; zebra passes over directories."""
+    return path.parent / MOUNTS / path.name
+
+
+def make_vrf(path: Path) -> None:
+    """The service's namespace, a router with nothing in it yet.
+
+    zebra looks at a new entry of its directory at once, and again only a second later; a mount comes after
+    its file. So the entry is a link to a namespace that is ready.
+    """
+    if netns.exists(path):
+        return
+    netns.create(_mounted(path), _prepare_vrf)
+    path.unlink(missing_ok=True)  # of a namespace that is gone: zebra must see that this is another
+    path.symlink_to(_mounted(path))
 
 
 def _prepare_vrf() -> None:
@@ -269,14 +251,6 @@ def _vrf_filter(vni: int, remote: Iterable[str]) -> str:
         "type filter hook forward priority filter; policy accept;\n"
         f"{rules}\niifname {names.vrf_bridge(vni)} drop\n}}\n}}\n"
     )
-
-
-def unresolved(path: Path, vni: int) -> set[str]:
-    """VTEPs that the VRF has routes to but no neighbour for: zebra 8.4 loses one when BGP takes a route
-    back and announces it again at once."""
-    with netns.entered(path), IPRoute() as ip:
-        bridge = links.find(ip, names.vrf_bridge(vni))
-        return links.unresolved(ip, bridge.ifindex) if bridge else set()
 
 
 def take_down(router: Router) -> None:
@@ -335,57 +309,14 @@ def _shape_end(ip: IPRoute, name: str, alias: names.Alias, mtu: int, ends: tuple
 def drop_vrf(path: Path) -> None:
     """Remove all devices of the service, at once and not when the kernel gets to it, and the namespace."""
     vnis = []
-    if netns.exists(path):
-        with netns.entered(path), IPRoute() as ip:
+    if netns.exists(_mounted(path)):
+        with netns.entered(_mounted(path)), IPRoute() as ip:
             for link in links.all_links(ip):
                 if link.kind in ("veth", "vxlan", "bridge"):
                     ip.link("del", index=link.ifindex)
                 if link.kind == "vxlan":
                     vnis.append(int(link.name.removeprefix("vx")))
-    netns.remove(path)
+    path.unlink(missing_ok=True)
+    netns.remove(_mounted(path))
     for vni in vnis:
         close(vni)
-
-
-def find_vrfs(directory: Path) -> list[Found]:
-    """All L3 services of this site, from the namespaces in `directory`."""
-    found = []
-    for path in sorted(directory.glob("v*")) if directory.exists() else ():
-        service_id = names.service_of_vrf(path.name)
-        if service_id is not None:
-            found.append(_find_vrf(path, service_id))
-    return found
-
-
-def _find_vrf(path: Path, service_id: str) -> Found:
-    if not netns.exists(path):
-        return Found(service_id, "l3", 0, "", ("its namespace is gone",))
-    with netns.entered(path), IPRoute() as ip:
-        every = links.all_links(ip)
-        branches = [link for link in every if link.alias and link.alias.kind == "branch"]
-        local = frozenset(cidr for link in branches for cidr in links.routes(ip, link.ifindex))
-    problems = [f"{link.name} is down" for link in every if not link.up]
-    for link in every:
-        if link.kind == "vxlan" and link.alias is not None:
-            vni = int(link.name.removeprefix("vx"))
-            problems += [f"the site {hop} has no neighbour entry" for hop in unresolved(path, vni)]
-            return Found(service_id, "l3", vni, link.alias.detail, tuple(problems), local)
-    return Found(service_id, "l3", 0, "", (*problems, "its tunnel is missing"))
-
-
-# -- what a killed FRR leaves behind ---------------------------------------------------------------
-
-
-def sweep(vni: int, macs: Collection[str], vteps: Collection[str]) -> None:
-    """Delete the tunnel's entries of other sites that FRR does not know (any more)."""
-    with IPRoute() as ip:
-        link = links.find(ip, names.vxlan(vni))
-        if link is None:
-            return
-        for entry in ip.fdb("dump", ifindex=link.ifindex):
-            mac, far = entry.get_attr("NDA_LLADDR"), entry.get_attr("NDA_DST")
-            known = far in vteps if mac == FLOOD_MAC else mac in macs
-            if entry["ifindex"] == link.ifindex and entry["flags"] & links.NTF_EXT_LEARNED and not known:
-                flags = links.NTF_SELF if far else links.NTF_MASTER
-                extra = {"dst": far} if far else {}
-                ip.fdb("del", ifindex=link.ifindex, lladdr=mac, flags=flags, **extra)
