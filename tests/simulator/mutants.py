@@ -339,12 +339,11 @@ FAULTS: dict[str, tuple[str, ...]] = {
 
 CAUGHT: dict[str, tuple[int, str]] = {
     "gift told before it is written": (5, "1"),
-    "repeated request granted twice": (17, "1"),
     "gift out of the pool before the VIM is told": (14, "1"),
-    "growth only by asking others": (3, "7"),
+    "growth only by asking others": (1, "7"),
     "epoch ignored": (1, "8"),
-    "hint taken for the master's word": (1, "8"),
-    "tombstone taken from anybody": (1, "5"),
+    "hint taken for the master's word": (1, "1"),
+    "tombstone taken from anybody": (1, "4"),
     "leaving not durable": (4, "5"),
 }
 
