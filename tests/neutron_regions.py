@@ -4,9 +4,12 @@ network between the instances is simulated (`simulated_cloud.Wire`)."""
 import asyncio
 from typing import Any
 
+from pydantic import SecretStr
+
 from diminet.clock import SystemClock
 from diminet.engine.engine import Engine
 from diminet.engine.instance import Instance, Limits
+from diminet.engine.ports import Identity
 from diminet.errors import NotAuthorised
 from diminet.lab.openstack.cloud import Cloud as OpenStack
 from diminet.logic.types import TYPES
@@ -40,13 +43,15 @@ class Vouched:
     async def authenticate(self, token: str) -> Caller:
         raise NotImplementedError
 
-    async def authorise(self, ctx: Context, project_id: str) -> None:
+    async def authorise(self, ctx: Context, project_id: str) -> SecretStr | None:
         if ctx.initiator.project_id != project_id or (ctx.sender and project_id != self.project):
             raise NotAuthorised("not vouched for")
+        return None
 
 
 class Regions(Cloud):
-    """urls: of proxies before the Neutrons, by region. timeout: of one call to a Neutron, seconds."""
+    """urls: of proxies before the Neutrons, by region. timeout: of one call to a Neutron, seconds.
+    identities: by region; otherwise every site vouches for the tenant's project."""
 
     def __init__(
         self,
@@ -55,12 +60,14 @@ class Regions(Cloud):
         limits: Limits = LIMITS,
         urls: dict[str, str] | None = None,
         timeout: float = 60.0,
+        identities: dict[str, Identity] | None = None,
     ) -> None:
         self.wire = Wire()
         self.names = Names(list(names))
         self.limits = limits
         self.loops = []
         self.project = openstack.project_id("demo")
+        self.identities: dict[str, Identity] = identities or {name: Vouched(self.project) for name in names}
         self.sites = {
             name: NeutronSite(openstack, name, url=(urls or {}).get(name), timeout=timeout) for name in names
         }
@@ -86,7 +93,7 @@ class Regions(Cloud):
             peers=Mortal(Link(self.wire, name), life),
             south=Mortal(self.sites[name].south, life),
             directory=self.names,
-            identity=Vouched(self.project),
+            identity=self.identities[name],
             clock=SystemClock(),
             types=TYPES,
             asn=64999,

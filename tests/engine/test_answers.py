@@ -137,3 +137,18 @@ def test_a_promise_made_while_expired_ones_are_looked_for_stays():
         await cloud.close()
 
     run(main())
+
+
+def test_a_vim_that_refuses_to_be_read_costs_an_answer_only_the_pools():
+    async def work():
+        cloud = Cloud("A", "B")
+        try:
+            own = cloud.vims["A"].add_network("10.0.0.0/24")
+            service = (await cloud.create("A", "l2", f"A:{own}", "B")).document.service_id
+            cloud.vims["A"].refuse.add("network")
+            shown = await cloud["A"].requests.show(cloud.caller(), service)
+            assert [s.allocation_pools for r in shown.resources for s in r.subnets] == [None, None]
+        finally:
+            await cloud.close()
+
+    asyncio.run(work())

@@ -249,7 +249,7 @@ def test_nothing_is_given_to_a_site_that_has_left_meanwhile():
             await cloud["A"].give(told, service_id, request)
         row = await cloud.stores["A"].read(lambda tx: tx.service(service_id))
         gift = await cloud.stores["A"].write(
-            lambda tx: cloud["A"].pools._write_gift(tx, row, "C", request, 1, [])
+            lambda tx: cloud["A"].giving._write_gift(tx, row, "C", request, 1, [])
         )
         assert gift == ()
         await cloud.close()

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from keystoneauth1.exceptions import http
+from keystoneauth1.plugin import BaseAuthPlugin
+from keystoneauth1.session import Session
 
 from diminet.client import ApiError, NorthClient
 from diminet.lab.client import Lab
@@ -106,6 +109,33 @@ def test_another_projects_network_is_not_there_at_either_site(lab: Lab, networks
             patiently(client, {"name": "theft", "type": "l3", "resources": entries(mixed)})
         assert (refused.value.status, refused.value.word) == (404, "network-not-found")
     assert bgpvpns(lab, "B") == []
+
+
+def test_openstack_clients_print_why_something_was_refused(lab: Lab, networks: dict[str, str]) -> None:
+    """keystoneauth, on which they all stand, finds the sentence in the body of the refusal."""
+    session = Session(Token(lab.site("A")["token"]))
+    over = lab.network_create("A", "over", ["10.1.0.0/25"])["network_id"]
+    unknown = "11111111-1111-4111-8111-111111111111"
+    refused: list[tuple[type[http.HttpError], list[dict[str, str]], str]] = [
+        (http.BadRequest, entries({"A": networks["A"]}), "at least 2 entries"),
+        (http.NotFound, entries({"A": networks["A"], "B": unknown}), f"site B has no network {unknown}"),
+        (http.Conflict, [*entries(networks), *entries({"A": over})], "10.1.0.0/25"),
+    ]
+    for kind, resources, said in refused:
+        body = {"service": {"name": "web", "type": "l3", "resources": resources}}
+        with pytest.raises(kind) as error:
+            session.post(f"{lab.site('A')['north']}/intersite-vertical", json=body)
+        assert said in str(error.value)
+    assert bgpvpns(lab, "A") == []
+
+
+class Token(BaseAuthPlugin):
+    def __init__(self, token: str) -> None:
+        super().__init__()
+        self.token = token
+
+    def get_token(self, session: Any, **more: Any) -> str:
+        return self.token
 
 
 def test_the_sites_are_those_of_the_catalog(lab: Lab) -> None:

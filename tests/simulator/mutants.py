@@ -15,6 +15,7 @@ from types import ModuleType
 from diminet.engine import following, participant, pools, reserving
 from diminet.engine.changes import Changes
 from diminet.engine.coordinator import Coordinator
+from diminet.engine.giving import Giving
 from diminet.engine.outbox import Outbox
 from diminet.engine.participant import Participant
 from diminet.engine.pools import Pools
@@ -54,18 +55,18 @@ def _one(name: str, place: type | ModuleType, function: str, old: str, new: str)
 MUTANTS = (
     _one(
         "gift told before it is written",
-        Pools,
+        Giving,
         "_write_gift",
         "tx.put_blocks(service_id, [HeldBlock(block=b) for b in gift])",
         "pass",
     ),
-    _one("repeated request granted twice", Pools, "_write_gift", "if given is not None:", "if False:"),
+    _one("repeated request granted twice", Giving, "_write_gift", "if given is not None:", "if False:"),
     _one(
         "gift out of the pool before the VIM is told",
-        Pools,
+        Giving,
         "_free_of",
-        "if not out:\n        return False\n    await self.shape(document, resource)",
-        "if not out:\n        return False",
+        "if not out:\n        return False, used\n    await self.pools.shape(document, resource)",
+        "if not out:\n        return False, used",
     ),
     _one(
         "spare is not told to the VIM after a crash",
@@ -79,8 +80,8 @@ MUTANTS = (
         "growth only by asking others",
         Pools,
         "more_room",
-        "await self._pool_spare(document, cidr) or await",
-        "await",
+        "spare = await self._pool_spare(document, cidr)",
+        "spare = False",
     ),
     Mutant(
         "everybody is believed about blocks",

@@ -215,7 +215,7 @@ class SimulatedVim:
         return self.filters.get(network_id, ())
 
     async def remains(self) -> tuple[Remains, ...]:
-        return tuple(
+        made = tuple(
             Remains(
                 service_id=service_id,
                 project_id=self.networks[network_id].project_id,
@@ -226,6 +226,19 @@ class SimulatedVim:
             for (service_id, key), network_id in self.keys.items()
             if self.networks[network_id].ours
         )
+        known = {remains.network_id for remains in made}
+        joined = (
+            Remains(
+                service_id=target.service_id,
+                project_id=target.project_id,
+                network_id=network_id,
+                joined=True,
+            )
+            for target in self.targets.values()
+            for network_id in target.networks
+            if network_id not in known
+        )
+        return (*made, *joined)
 
     async def mark(self, name: str) -> str | None:
         return self.marks.get(name)

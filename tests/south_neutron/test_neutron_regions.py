@@ -262,6 +262,38 @@ def test_a_lost_database_is_found_again_in_neutron(at):
     at(work)
 
 
+def test_a_master_that_has_lost_its_database_takes_its_service_in_from_its_members(at):
+    async def work(regions):
+        own = regions.tenants["A"].network(CIDR)
+        kept = await regions.boot("A", own)
+        before = regions.dumps()
+        view = await regions.create("A", "l2", f"A:{own}", "B", "C")
+        service = view.document.service_id
+        await regions["A"].reconciler.sweep_networks()  # the mark of its database, within an interval
+        regions.stores["A"].close()
+        regions.stores["A"] = SqlStore("sqlite://", threaded=False)
+        await regions.restart("A")
+        await Recovery(regions.stores["A"], regions.sites["A"].south, SystemClock(), "A").adopt()
+        await regions.run()
+
+        async def back():
+            row = await regions["A"].here.store.read(lambda tx: tx.service(service))
+            return row is not None and row.confirmed == row.applied == row.document.pair
+
+        await until(back, 120)
+        networks = {r.site: r.resource_id for r in view.document.resources}
+        check_vpns(regions, service, networks, "l2")
+        pools = [pool_of(regions.tenants[name], network)[0] for name, network in networks.items()]
+        assert all(pools)
+        assert not pools[0] & pools[1] | pools[0] & pools[2] | pools[1] & pools[2]
+        assert kept in {p.ip for p in await regions["A"].here.south.ports(own)}
+        await delete(regions, "A", service)
+        assert regions.dumps() == before
+        regions.tenants["A"].clear(own)
+
+    at(work)
+
+
 @pytest.mark.parametrize(("cidr", "each"), PORTS)
 def test_ports_of_three_regions_at_once_have_all_different_addresses(at, cidr, each):
     """Far above the stated rate: what is refused succeeds when it is repeated within 20 s, as long as any

@@ -79,13 +79,13 @@ class Coordinator:
         here = self.here
         started = here.clock.now()
         ctx = ctx.model_copy(update={"deadline": started + self.forward()})
-        params = here.type_of(request.type).check(request.resources, request.params, here.name)
+        kind = here.type_of(request.type)
+        params = kind.check(request.resources, request.params, here.name)
         sites = tuple(dict.fromkeys(e.site for e in request.resources))
         for site in sites:
             await here.directory.site(site)
-        wanted = here.type_of(request.type).wanted(
-            await self.own(request.resources, project_id), params, None
-        )
+        own = await self.own(request.resources, project_id) if kind.uses_blocks else []
+        wanted = kind.wanted(own, params, None)
         intent = IntentRow(
             service_id=service_id,
             operation="create",

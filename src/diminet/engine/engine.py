@@ -15,6 +15,8 @@ import structlog
 from diminet.engine.audit import Audit
 from diminet.engine.changes import Changes
 from diminet.engine.coordinator import Coordinator
+from diminet.engine.giving import Giving
+from diminet.engine.homecoming import Homecoming
 from diminet.engine.instance import Instance
 from diminet.engine.outbox import Outbox
 from diminet.engine.participant import Participant
@@ -66,6 +68,7 @@ class Engine:
         self.here = here
         self.reservations = Reservations(here)
         self.pools = Pools(here)
+        self.giving = Giving(here, self.pools)
         self.audit = Audit(here, self.pools)
         self.reconciler = Reconciler(here, self.pools, self.audit)
         self.participant = Participant(here, self.reservations, self.reconciler)
@@ -75,7 +78,10 @@ class Engine:
         )
         self.changes = Changes(here, self.coordinator, self.pools)
         self.takeover = Takeover(here, self.coordinator)
-        self.sync_ = Sync(here, self.participant, self.outbox, self.pools, self.changes, self.takeover)
+        homecoming = Homecoming(here, self.participant, self.coordinator, self.outbox)
+        self.sync_ = Sync(
+            here, self.participant, self.outbox, self.pools, self.changes, self.takeover, homecoming
+        )
         hourly = here.limits.peer_refusals_per_hour
         self.told = Buckets(rate=hourly / 3600, burst=hourly, most=MOST_SITES, clock=here.clock.now)
         self.leads_until = 0.0
@@ -128,7 +134,7 @@ class Engine:
         return await self.participant.states.snapshot(ctx, service_id)
 
     async def give(self, ctx: Context, service_id: str, request: BlockRequest) -> BlockGrant:
-        return await self._audited("give", ctx, service_id, self.pools.give(ctx, service_id, request))
+        return await self._audited("give", ctx, service_id, self.giving.give(ctx, service_id, request))
 
     async def hand_in(self, ctx: Context, service_id: str, change: Change) -> ChangeAnswer:
         work = self.requests.handed_in(ctx, service_id, change)
@@ -244,6 +250,7 @@ class Engine:
                     log.warning("pool", service=row.document.service_id, code=error.code, why=error.message)
 
         rows = await self.here.store.read(self._with_pools)
+        self.pools.forget({row.document.service_id for row in rows})
         await asyncio.gather(*(one(row) for row in rows))
 
     async def _tidy(self) -> None:

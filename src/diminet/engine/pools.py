@@ -1,19 +1,22 @@
 """Growing a pool: this site's blocks go into its VIM's allocation pool, more are asked from the others.
 
-Owners give, nobody takes (DESIGN section 5): a block's next version is written, durably, by its owner
-only, before the answer goes out; a numbered request is answered the same when it is repeated. What is
-in the pool is written before the VIM is told; what is to be given is taken out of it first.
+What is in the pool is written before the VIM is told. How blocks are given: `giving`.
+
+A VIM that does not ask for room (Neutron) is looked at in turns, and nobody says whether a tenant is being
+refused there. So towards the end, when the free addresses of a service are fewer than its sites, the last
+one goes round: who has it keeps it for a while, for a tenant that repeats a request; who gave it away
+unused does not ask for it again at once, so that it gets to where it is used.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Sequence, Set
 
 from diminet.engine.instance import Instance
 from diminet.engine.ports import HeldBlock, MemberRow, ServiceRow, Tx
-from diminet.errors import DiminetError, NotAuthorised, ServiceNotFound
+from diminet.errors import DiminetError
 from diminet.logic import blocks as block_logic
 from diminet.logic.lifecycle import believe
-from diminet.messages import BlockGrant, BlockRequest, Context
-from diminet.model import Block, Document, Event, ProvisioningStatus, Resource
+from diminet.model import MAX_BLOCKS, Block, Document, ProvisioningStatus, Resource
 
 
 def follows(known: MemberRow, document: Document) -> bool:
@@ -27,7 +30,10 @@ class Pools:
     def __init__(self, here: Instance) -> None:
         self.here = here
         self.spare_of: dict[tuple[str, str, str], int] = {}  # (service, cidr, site): a hint, from sync
-        self.in_vain: dict[tuple[str, str], float] = {}  # (service, cidr) -> when all others had none
+        # (service, cidr) -> when all others had none, or we had no use for our last, and what we had then
+        self.in_vain: dict[tuple[str, str], tuple[float, int]] = {}
+        self.got: dict[tuple[str, str], float] = {}  # (service, cidr) -> when others last gave us some
+        self.leaving: dict[str, set[Block]] = {}  # service -> out of the pool just now, to be given away
         self.watched: set[str] = set()
         self.shaped: set[str] = set()  # networks whose VIM knows, since our start, what is spare
 
@@ -48,16 +54,16 @@ class Pools:
         def decide(tx: Tx) -> None:
             for cidr in new:
                 mine = [h.block for h in self._mine(tx, document) if h.block.cidr == cidr]
-                taken = [*self._gateways(document, cidr), *ports]
-                chosen = block_logic.first_pool(mine, taken, self._size(document, cidr))
+                taken = [*self.gateways(document, cidr), *ports]
+                chosen = block_logic.first_pool(mine, taken, self.size(document, cidr))
                 tx.put_blocks(document.service_id, [HeldBlock(block=b, pooled=True) for b in chosen])
 
         await self.here.store.write(decide)
 
-    def _size(self, document: Document, cidr: str) -> int:
+    def size(self, document: Document, cidr: str) -> int:
         return self.here.type_of(document.type).block_size(document, cidr)
 
-    def _gateways(self, document: Document, cidr: str) -> list[str]:
+    def gateways(self, document: Document, cidr: str) -> list[str]:
         return [
             s.gateway_ip
             for r in document.resources_of(self.here.name)
@@ -90,21 +96,46 @@ class Pools:
         for resource in document.resources_of(self.here.name):
             if resource.resource_id not in self.shaped:
                 await self.shape(document, resource)
-        return [a for cidr in self._cidrs(document) for a in await self._used(document, cidr)]
+        return await self.used(document)
 
-    def _cidrs(self, document: Document) -> set[str]:
-        return {s.cidr for r in document.resources_of(self.here.name) for s in r.subnets}
+    async def used(self, document: Document) -> list[str]:
+        """Addresses in use here: of ports, and our gateways whether a port holds them or not."""
+        ports = [
+            p.ip
+            for resource in document.resources_of(self.here.name)
+            for p in await self.here.south.ports(resource.resource_id)
+        ]
+        cidrs = {s.cidr for r in document.resources_of(self.here.name) for s in r.subnets}
+        return [*ports, *(g for cidr in sorted(cidrs) for g in self.gateways(document, cidr))]
+
+    async def free(self, document: Document, cidr: str, used: Sequence[str]) -> tuple[int, int]:
+        """Free addresses of ours: in the pool, and spare."""
+        held = await self.here.store.read(lambda tx: self._mine(tx, document))
+        size = self.size(document, cidr)
+
+        def count(*, pooled: bool) -> int:
+            mine = [h.block for h in held if h.block.cidr == cidr and h.pooled is pooled]
+            return block_logic.room(mine, size, used)
+
+        return count(pooled=True), count(pooled=False)
 
     # -- more room ---------------------------------------------------------------------------------
 
     def port_made(self, network_id: str) -> None:
+        self._look_soon(network_id, 0.0)
+
+    def _look_soon(self, network_id: str, seconds: float) -> None:
         if network_id not in self.watched:
             self.watched.add(network_id)
-            self.here.later(self._look(network_id))
+            self.here.later(self._look(network_id, seconds))
 
-    async def _look(self, network_id: str) -> None:
+    async def _look(self, network_id: str, seconds: float) -> None:
         """Ahead of need: pool more when what is left falls under the watermark."""
-        self.watched.discard(network_id)
+        try:
+            if seconds:
+                await self.here.clock.sleep(seconds)
+        finally:
+            self.watched.discard(network_id)
         rows = await self.here.store.read(lambda tx: tx.services_of_network(self.here.name, network_id))
         for row in rows:
             await self.keep_ahead(row)
@@ -118,42 +149,53 @@ class Pools:
                 await self._grow(document, resource, subnet.cidr)
 
     async def _grow(self, document: Document, resource: Resource, cidr: str) -> None:
-        """Until the watermark is reached, of a small subnet a quarter of its room. A VIM that does not ask
-        when a pool has run dry keeps at least what one step brings; who has asked the others for that in
-        vain asks again an interval later."""
-        limits, key, now = self.here.limits, (document.service_id, cidr), self.here.clock.now()
-        step = 0 if self.here.south.asks_for_room else limits.pool_step * self._size(document, cidr)
-        for _ in range(limits.growth_steps):
-            pooled, spare = await self._free(document, cidr)
-            if pooled >= min(limits.watermark, max((pooled + spare) // 4, step)):
-                return
-            if not spare and now < self.in_vain.get(key, 0.0) + limits.sync_interval:
-                return
-            if not await self.more_room(resource.resource_id, cidr):
-                self.in_vain[key] = now
-                return
+        """Until there is enough. A VIM that does not ask is looked at again soon while what its pool gets
+        is being used."""
+        grew = False
+        for _ in range(self.here.limits.growth_steps):
+            if not await self._grow_once(document, resource, cidr):
+                break
+            grew = True
+        if grew and not self.here.south.asks_for_room:
+            self._look_soon(resource.resource_id, self.here.limits.deliver_interval)
+
+    async def _grow_once(self, document: Document, resource: Resource, cidr: str) -> bool:
+        """Has the pool grown? Enough is the watermark, of a small subnet a quarter of its room; where the
+        VIM does not ask when a pool has run dry, at least what one step brings."""
+        limits, key, asks = self.here.limits, (document.service_id, cidr), self.here.south.asks_for_room
+        pooled, spare = await self.free(document, cidr, await self.used(document))
+        step = 0 if asks else limits.pool_step * self.size(document, cidr)
+        if pooled >= min(limits.watermark, max((pooled + spare) // 4, step)):
+            return False
+        if not spare and self._pauses(key, pooled):
+            return False
+        grew = await self.more_room(resource.resource_id, cidr)
+        if grew:
             self.in_vain.pop(key, None)
+        elif pooled or asks:
+            self.in_vain[key] = (self.here.clock.now(), pooled)
+        return grew
 
-    async def _free(self, document: Document, cidr: str) -> tuple[int, int]:
-        """Free addresses of ours: in the pool, and spare."""
-        held = await self.here.store.read(lambda tx: self._mine(tx, document))
-        size = self._size(document, cidr)
-        used = await self._used(document, cidr)
+    def _pauses(self, key: tuple[str, str], free: int) -> bool:
+        """Who has asked the others in vain asks again an interval later, or when it has run dry since."""
+        at, had = self.in_vain.get(key, (-math.inf, 0))
+        ran_dry = had > 0 and free == 0
+        return self.here.clock.now() < at + self.here.limits.sync_interval and not ran_dry
 
-        def count(*, pooled: bool) -> int:
-            mine = [h.block for h in held if h.block.cidr == cidr and h.pooled is pooled]
-            return block_logic.room(mine, size, used)
+    def gave_last(self, service_id: str, cidr: str) -> None:
+        """We have given away our last address, for which nobody here had a use."""
+        self.in_vain[service_id, cidr] = (self.here.clock.now(), 0)
 
-        return count(pooled=True), count(pooled=False)
+    def keeps_last(self, service_id: str, cidr: str) -> bool:
+        """Did we get our last address so lately that who was refused here may not have asked again?"""
+        at = self.got.get((service_id, cidr), -math.inf)
+        return self.here.clock.now() < at + self.here.limits.reconcile_interval / 2
 
-    async def _used(self, document: Document, cidr: str) -> list[str]:
-        """Addresses in use here: of ports, and our gateways whether a port holds them or not."""
-        ports = [
-            p.ip
-            for resource in document.resources_of(self.here.name)
-            for p in await self.here.south.ports(resource.resource_id)
-        ]
-        return [*ports, *self._gateways(document, cidr)]
+    def forget(self, live: Set[str]) -> None:
+        """Of services that are no more."""
+        self.in_vain = {key: value for key, value in self.in_vain.items() if key[0] in live}
+        self.got = {key: at for key, at in self.got.items() if key[0] in live}
+        self.spare_of = {key: count for key, count in self.spare_of.items() if key[0] in live}
 
     async def more_room(self, network_id: str, cidr: str) -> bool:
         """Pool spare of our own, else ask the others. True if the pool has grown."""
@@ -162,12 +204,15 @@ class Pools:
             if found is None or found[0].left is not None:
                 return False
             document = found[0].document
-            grown = await self._pool_spare(document, cidr) or await self._ask(document, cidr)
-            if grown:
-                for resource in document.resources_of(self.here.name):
-                    if resource.resource_id == network_id:
-                        await self.shape(document, resource)
-            return grown
+            spare = await self._pool_spare(document, cidr)
+            if not spare and not await self._ask(document, cidr):
+                return False
+            for resource in document.resources_of(self.here.name):
+                if resource.resource_id == network_id:
+                    await self.shape(document, resource)
+            if not spare and not self.here.south.asks_for_room:
+                self.got[document.service_id, cidr] = self.here.clock.now()
+            return True
 
     async def _pool_spare(self, document: Document, cidr: str) -> bool:
         def decide(tx: Tx) -> bool:
@@ -176,7 +221,12 @@ class Pools:
                 for h in tx.blocks(document.service_id)
                 if h.block.owner == self.here.name and h.block.cidr == cidr
             ]
-            spare = [h.block for h in held if not h.pooled]
+            size, leaving = self.size(document, cidr), self.leaving.get(document.service_id, ())
+            spare = [
+                h.block
+                for h in held
+                if not h.pooled and h.block not in leaving and block_logic.addresses(h.block, size)
+            ]
             step = max(self.here.limits.pool_step, len(held) // 8)
             chosen = block_logic.choose_spare(spare, step)
             tx.put_blocks(document.service_id, [HeldBlock(block=b, pooled=True) for b in chosen])
@@ -194,9 +244,10 @@ class Pools:
         def eagerness(site: str) -> tuple[bool, int]:
             return (site != document.master, -self.spare_of.get((document.service_id, cidr, site), 0))
 
+        free = sum(await self.free(document, cidr, await self.used(document)))
         for site in sorted(others, key=eagerness):
             try:
-                if await self._ask_one(document, cidr, site):
+                if await self._ask_one(document, cidr, site, free):
                     return True
             except DiminetError:
                 continue  # away or refusing: the next one may have room
@@ -208,7 +259,8 @@ class Pools:
         if owner is None or owner.deferred:
             return False
         try:
-            return await self._ask_one(document, block.cidr, owner.site, index=block.index)
+            free = sum(await self.free(document, block.cidr, await self.used(document)))
+            return await self._ask_one(document, block.cidr, owner.site, free, index=block.index)
         except DiminetError:
             return False  # away or refusing: asked again at the next look
 
@@ -223,21 +275,32 @@ class Pools:
 
         await self.here.store.write(decide)
 
-    async def _ask_one(self, document: Document, cidr: str, site: str, index: int | None = None) -> bool:
+    def _wish(self, document: Document, cidr: str, free: int) -> int:
+        """How many blocks to ask for. Where the VIM does not ask by itself, what the watermark wants; the
+        owner gives no more than leaves both with about the same."""
+        step = max(self.here.limits.pool_step, 2)
+        if self.here.south.asks_for_room:
+            return step
+        missing = self.here.limits.watermark - free
+        return min(max(step, missing // self.size(document, cidr)), MAX_BLOCKS)
+
+    async def _ask_one(
+        self, document: Document, cidr: str, site: str, free: int, index: int | None = None
+    ) -> bool:
+        """free: addresses that we still have."""
         service_id = document.service_id
-        count = 1 if index is not None else max(self.here.limits.pool_step, 2)
+        count = 1 if index is not None else self._wish(document, cidr, free)
         request = await self.here.store.write(
             lambda tx: (
                 tx.pending_block_request(service_id, site, cidr)
                 or tx.start_block_request(service_id, site, cidr, count)
             )
         )
-        free = sum(await self._free(document, cidr))
         request = request.model_copy(update={"free": free, "index": index})
         ctx = self.here.context(document.project_id, self.here.limits.request_timeout / 2)
         grant = await self.here.peers.at(site).give(ctx, service_id, request)
 
-        size = self._size(document, cidr)
+        size = self.size(document, cidr)
 
         def take(tx: Tx) -> bool:
             row = tx.service(service_id)
@@ -258,136 +321,7 @@ class Pools:
         self.spare_of[service_id, cidr, site] = grant.spare
         return await self.here.store.write(take)
 
-    # -- giving ------------------------------------------------------------------------------------
-
-    async def give(self, ctx: Context, service_id: str, request: BlockRequest) -> BlockGrant:
-        """Give spare blocks to a member; if none is spare, free some out of the pool first."""
-        requester = ctx.sender or self.here.name
-        async with self.here.locks[f"give {service_id}"]:
-            row = await self.here.store.read(lambda tx: tx.service(service_id))
-            member = row.document.member(requester) if row and not row.document.tombstone else None
-            if row is None or row.left is not None:
-                raise ServiceNotFound(f"site {self.here.name} has no part in service {service_id}")
-            if member is None or member.deferred:
-                raise NotAuthorised(f"site {requester} is not a member of service {service_id}")
-            await self.at_rest(row.document)
-            most = await self._most(row.document, request)
-            blocks = await self._gift(row, requester, request, most)
-            if not blocks and most and await self._free_some(row, request, most):
-                blocks = await self._gift(row, requester, request, most)
-        held = await self.here.store.read(lambda tx: tx.blocks(service_id))
-        return BlockGrant(blocks=blocks, spare=len(self._spare(held, request.cidr)))
-
-    async def _most(self, document: Document, request: BlockRequest) -> int:
-        """How many blocks we may give: as many as leave both with about the same; a site that has
-        nothing left gets one if we can part with a whole one."""
-        size = self._size(document, request.cidr)
-        free = sum(await self._free(document, request.cidr))
-        if request.index is not None:
-            return 1 if free > size else 0
-        fair = (free - request.free) // (2 * size) if size else 0
-        needy = 1 if request.free == 0 and free >= size > 0 else 0
-        return min(request.count, max(fair, needy, 0))
-
-    async def _gift(
-        self, row: ServiceRow, requester: str, request: BlockRequest, most: int
-    ) -> tuple[Block, ...]:
-        used = await self._used(row.document, request.cidr)
-        return await self.here.store.write(
-            lambda tx: self._write_gift(tx, row, requester, request, most, used)
-        )
-
-    def _spare(self, held: Sequence[HeldBlock], cidr: str) -> list[Block]:
-        return [
-            h.block for h in held if h.block.owner == self.here.name and h.block.cidr == cidr and not h.pooled
-        ]
-
-    def _write_gift(
-        self,
-        tx: Tx,
-        row: ServiceRow,
-        requester: str,
-        request: BlockRequest,
-        most: int,
-        used: Sequence[str],
-    ) -> tuple[Block, ...]:
-        service_id = row.document.service_id
-        current = tx.service(service_id)
-        if current is None or current.left is not None or current.document.tombstone:
-            return ()
-        if current.document.member(requester) is None:
-            return ()  # it has left meanwhile
-        given = tx.grant(service_id, requester, request.cidr, request.number)
-        if given is not None:
-            return given
-        size = self._size(row.document, request.cidr)
-        spare = [
-            block
-            for block in self._spare(tx.blocks(service_id), request.cidr)
-            if request.index in (None, block.index)
-            and not block_logic.in_use(block, size, used)  # a VIM whose pools are advisory
-        ]
-        chosen = block_logic.choose_gift(spare, most) if most else ()
-        gift = tuple(block_logic.next_version(b, requester, self.here.name) for b in chosen)
-        if gift:
-            tx.put_blocks(service_id, [HeldBlock(block=b) for b in gift])
-            tx.add_grant(service_id, requester, request.cidr, request.number, gift)
-            tx.add_event(self._given(row.document, requester, gift))
-        return gift
-
-    def _given(self, document: Document, requester: str, gift: Sequence[Block]) -> Event:
-        return Event(
-            at=self.here.clock.now(),
-            kind="blocks-given",
-            service_id=document.service_id,
-            project_id=document.project_id,
-            request_id=None,
-            site=requester,
-            detail={"cidr": gift[0].cidr, "blocks": [b.index for b in gift]},
-        )
-
-    async def _free_some(self, row: ServiceRow, request: BlockRequest, most: int) -> bool:
-        """Take unused blocks out of the pool: written, then told to the VIM, then looked at, twice."""
-        document = row.document
-        for resource in document.resources_of(self.here.name):
-            ports = [p.ip for p in await self.here.south.ports(resource.resource_id)]
-            wanted = request.model_copy(update={"count": most})
-            if await self._free_of(document, resource, wanted, ports):
-                return True
-        return False
-
-    async def _free_of(
-        self, document: Document, resource: Resource, request: BlockRequest, ports: Sequence[str]
-    ) -> bool:
-        self.shaped.discard(resource.resource_id)
-        out = await self.here.store.write(lambda tx: self._unpool(tx, document, request, ports))
-        if not out:
-            return False
-        await self.shape(document, resource)
-        await self.here.clock.sleep(self.here.limits.settle_interval)
-        now_used = [p.ip for p in await self.here.south.ports(resource.resource_id)]
-        size = self._size(document, request.cidr)
-        back = [HeldBlock(block=b, pooled=True) for b in out if block_logic.in_use(b, size, now_used)]
-        if back:
-            await self.here.store.write(lambda tx: tx.put_blocks(document.service_id, back))
-            await self.shape(document, resource)
-        return len(back) < len(out)
-
-    def _unpool(self, tx: Tx, document: Document, request: BlockRequest, ports: Sequence[str]) -> list[Block]:
-        """Unused pooled blocks, the last ones first, so that the pool stays in one piece."""
-        size = self._size(document, request.cidr)
-        mine = [h for h in tx.blocks(document.service_id) if h.block.owner == self.here.name and h.pooled]
-        gateways = self._gateways(document, request.cidr)
-        unused = [
-            h.block
-            for h in mine
-            if h.block.cidr == request.cidr
-            and request.index in (None, h.block.index)
-            and not block_logic.in_use(h.block, size, [*ports, *gateways])
-        ]
-        out = sorted(unused, key=lambda b: b.index)[-request.count :]
-        tx.put_blocks(document.service_id, [HeldBlock(block=b, pooled=False) for b in out])
-        return out
+    # -- blocks that come back ------------------------------------------------------------------------
 
     def reclaim(self, tx: Tx, service_id: str) -> None:
         """At the master: blocks of a site that has left, or was put off, has said so and does not know

@@ -3,8 +3,9 @@
 An instance that starts on another database than the one its VIM was last used with sweeps nothing
 (`Reconciler.trusts_vim`). `adopt` writes, for every network of a service that the database does not know,
 a promise that does not run out and the authorisation that was once given, so that the service's master,
-when it tells the document, finds them: what we made is then ours to delete again, and what we changed is
-put back at the end. `discard` lets such a promise run out: the instance undoes it as any other.
+when it tells the document, finds them (of our own services: `homecoming`): what we made is then ours to
+delete again, and what we changed is put back at the end. `discard` lets such a promise run out: the
+instance undoes it as any other.
 """
 
 from diminet.engine.ports import NOBODY, Clock, ReservationRow, South, Store, Tx

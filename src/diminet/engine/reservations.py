@@ -199,7 +199,7 @@ class Reservations:
             row = await self._make(request, row)
         held, committed = await here.store.read(lambda tx: self._committed(tx, row))
         network = await here.south.network(row.network_id)
-        ports = await here.south.ports(row.network_id)
+        ports = await here.south.ports(row.network_id) if kind.uses_blocks else ()
         joined = held is not None and any(
             r.resource_id == row.network_id for r in held.resources_of(here.name)
         )

@@ -12,6 +12,7 @@ from contextlib import suppress
 import structlog
 
 from diminet.engine.changes import Changes
+from diminet.engine.homecoming import Homecoming
 from diminet.engine.instance import Instance
 from diminet.engine.outbox import Outbox
 from diminet.engine.participant import Participant
@@ -39,6 +40,7 @@ class Sync:
         pools: Pools,
         changes: Changes,
         takeover: Takeover,
+        homecoming: Homecoming,
     ) -> None:
         self.here = here
         self.participant = participant
@@ -46,6 +48,7 @@ class Sync:
         self.pools = pools
         self.changes = changes
         self.takeover = takeover
+        self.homecoming = homecoming
         self.busy: set[str] = set()  # peers with which an exchange is under way in this process
         self.taking_in: set[str] = set()  # peers whose report is being looked at behind an answer
         self.met: dict[str, float] = {}  # peer -> when an exchange that serves both last began
@@ -185,7 +188,7 @@ class Sync:
             return
         if row is not None:
             self.takeover.heard(row, entry.promised)
-        if entry.tombstone:
+        if entry.tombstone and row is not None:
             await self._buried_there(site, row)
         elif row is None or entry.pair > row.document.pair:
             await self._fetch(site, entry.service_id, row)
@@ -213,10 +216,10 @@ class Sync:
 
         await self.here.store.write(decide)
 
-    async def _buried_there(self, site: str, row: ServiceRow | None) -> None:
+    async def _buried_there(self, site: str, row: ServiceRow) -> None:
         """Only the word of the master, or of one before it, counts; from another site it is a hint to ask
         them. A tombstone that a master before has written stands, whoever has taken over."""
-        if row is None or row.left is not None:
+        if row.left is not None:
             return
         document = row.document
         ctx = self.here.context(document.project_id)
@@ -234,6 +237,9 @@ class Sync:
         """Read the newer document at that site; applying it asks the master if the site is not it."""
         ctx = self.here.context()
         snapshot = await self.here.peers.at(site).snapshot(ctx, service_id)
+        if snapshot.document is not None and row is None and snapshot.document.master == self.here.name:
+            await self.homecoming.take_in(snapshot.document)
+            return
         if snapshot.document is None or snapshot.document.tombstone:
             return
         me = snapshot.document.member(self.here.name)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from diminet.engine.instance import Instance
 from diminet.engine.ports import HeldBlock, MemberRow, OutboxRow, ServiceRow, Tx
 from diminet.engine.reconciler import Reconciler
-from diminet.errors import NetworkNotFound, Unavailable
+from diminet.errors import NetworkNotFound, SiteRefused, Unavailable
 from diminet.logic import blocks as block_logic
 from diminet.logic.lifecycle import operating
 from diminet.messages import PoolView, ResourceView, ServiceView
@@ -146,7 +146,7 @@ class Views:
         try:
             network = await self.here.south.network(resource.resource_id)
             ports = [p.ip for p in await self.here.south.ports(resource.resource_id)]
-        except (NetworkNotFound, Unavailable):
+        except (NetworkNotFound, SiteRefused, Unavailable):
             return self._plain(resource)
         pools = {s.cidr: s.pools for s in network.subnets}
         return tuple(

@@ -140,10 +140,10 @@ def choose_spare(spare: Sequence[Block], count: int) -> tuple[Block, ...]:
     return tuple(sorted(spare, key=key)[:count])
 
 
-def choose_gift(spare: Sequence[Block], count: int) -> tuple[Block, ...]:
-    """Which spare blocks to give away: at most half of them, but one if there is one; the last ones,
-    those with exclusions last of all. The caller hands in only blocks without an address in use."""
-    most = min(count, max(1, len(spare) // 2))
+def choose_gift(spare: Sequence[Block], count: int, *, keep_half: bool = True) -> tuple[Block, ...]:
+    """Which spare blocks to give away: the last ones, those with exclusions last of all. keep_half: at
+    most half of them, but one if there is one. The caller hands in only blocks without an address in use."""
+    most = min(count, max(1, len(spare) // 2) if keep_half else count)
     ordered = sorted(spare, key=lambda b: (len(b.exclusions), b.cidr, -b.index))
     return tuple(ordered[:most])
 

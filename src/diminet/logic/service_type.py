@@ -77,7 +77,8 @@ class ServiceType(Protocol):
         before: Document | None,
     ) -> dict[str, Any]:
         """What every asked site is told of the networks that it is asked for (ReserveRequest.wanted),
-        from the receiver's own networks as read, or from the committed document."""
+        from the receiver's own networks (at creation read only where `uses_blocks`: every site reads its
+        own when it reserves), or from the committed document."""
 
     def narrow(
         self, network: NetworkFacts, ports: Sequence[PortFacts], request: ReserveRequest, site: str

@@ -1,5 +1,6 @@
 """Networks of a Neutron: those of tenants, and those that DIMINET makes for them."""
 
+import math
 from time import monotonic
 
 from pydantic import SecretStr
@@ -11,6 +12,8 @@ from diminet.south.neutron.subnets import Subnets
 
 GONE_WITH_THE_NETWORK = {"network:dhcp", "network:distributed", "network:floatingip_agent_gateway"}
 LATE_S = 600.0  # seconds in which a network whose POST had no answer may still appear
+RECENT_S = 2.0  # seconds for which what was just read need not be read again
+MOST_RECENT = 1000  # networks
 
 
 class Networks:
@@ -18,6 +21,7 @@ class Networks:
         self._neutron = neutron
         self._subnets = subnets
         self._late: dict[marks.Made, float] = {}  # POST without an answer -> when
+        self._recent: dict[str, tuple[Json, float]] = {}  # network -> as the service user saw it, and when
 
     async def show(self, network_id: str, as_user: SecretStr | None = None) -> Json:
         """Raises NetworkNotFound."""
@@ -31,7 +35,17 @@ class Networks:
                 f"site {self._neutron.site} has no network {network_id}", sites=[self._neutron.site]
             ) from refusal
         network: Json = answer["network"]
+        if as_user is None:
+            if len(self._recent) >= MOST_RECENT:
+                self._recent.clear()
+            self._recent[network_id] = (network, monotonic())
         return network
+
+    async def recent(self, network_id: str) -> Json:
+        """As `show`, for what hardly changes: whose it is, whether it is ours, its MTU. What we change
+        ourselves is forgotten."""
+        network, at = self._recent.get(network_id, ({}, -math.inf))
+        return network if monotonic() < at + RECENT_S else await self.show(network_id)
 
     async def ports(self, network_id: str) -> list[Json]:
         what = f"list the ports of network {network_id}"
@@ -68,6 +82,7 @@ class Networks:
     async def _tag(self, network: Json, made: marks.Made) -> None:
         missing = [tag for tag in marks.tags(made) if tag not in network["tags"]]
         if missing:
+            self._recent.pop(network["id"], None)
             path = f"/networks/{network['id']}/tags"
             await self._neutron.post(f"tag network {network['id']}", path, {"tags": missing})
 
@@ -81,9 +96,10 @@ class Networks:
 
     async def set_mtu(self, network_id: str, service_id: str, mtu: int) -> None:
         """Of a network that we made for that service only: a tenant's is as the tenant wants it."""
-        network = await self.show(network_id)
+        network = await self.recent(network_id)
         made = marks.made_of(network["tags"])
         if made is not None and made.service_id == service_id and network["mtu"] != mtu:
+            self._recent.pop(network_id, None)
             what = f"set the MTU of network {network_id} to {mtu}"
             await self._neutron.put(what, f"/networks/{network_id}", {"network": {"mtu": mtu}})
 
@@ -97,17 +113,22 @@ class Networks:
             return True
         if _made(network) is None:
             return False
-        if any(p["device_owner"] not in GONE_WITH_THE_NETWORK for p in await self.ports(network_id)):
+        self._recent.pop(network_id, None)
+        if await self._has_ports(network_id):
             await self._leave_to_tenant(network)
             return False
         try:
             await self._neutron.delete(f"delete network {network_id}", f"/networks/{network_id}")
         except Refused as refusal:
-            if refusal.status != 409:  # a port has just been made
+            if refusal.status != 409 or not await self._has_ports(network_id):
                 raise
-            await self._leave_to_tenant(network)
+            await self._leave_to_tenant(network)  # a port has just been made
             return False
         return True
+
+    async def _has_ports(self, network_id: str) -> bool:
+        """Of a tenant."""
+        return any(p["device_owner"] not in GONE_WITH_THE_NETWORK for p in await self.ports(network_id))
 
     async def _leave_to_tenant(self, network: Json) -> None:
         """Its subnets' marks first: what is not finished is found by the network's."""

@@ -110,7 +110,7 @@ class NeutronSouth:
         """Of Neutron's gateway address only where a port has it: that cannot be moved."""
         rows = await self._networks.ports(network_id)
         if not rows:
-            await self._networks.show(network_id)  # none, or no network
+            await self._networks.recent(network_id)  # none, or no network
         return tuple(
             PortFacts(
                 ip=address["ip_address"],
@@ -135,7 +135,8 @@ class NeutronSouth:
 
     async def shape_subnet(self, network_id: str, shape: SubnetShape, *, make: bool = True) -> None:
         """One at a time for each network: the last one that was asked for is the one that stands."""
-        await self._whole(f"subnets {network_id}", self._subnets.shape(network_id, shape, make=make))
+        show = self._networks.recent
+        await self._whole(f"subnets {network_id}", self._subnets.shape(network_id, shape, show, make=make))
 
     # -- the data plane ----------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ written is the whole wanted state, one write after another per network; what cam
 found by the audit.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -14,6 +14,7 @@ from diminet.model import AddressRange, SubnetFacts, SubnetShape
 from diminet.south.neutron import marks
 from diminet.south.neutron.neutron import Json, Neutron, Refused
 
+Show = Callable[[str], Awaitable[Json]]
 SELF_MADE = {"slaac", "dhcpv6-stateless"}  # address modes in which hosts choose (RFC 4862)
 
 
@@ -48,14 +49,14 @@ class Subnets:
             found.setdefault(subnet["network_id"], []).append(subnet)
         return found
 
-    async def shape(self, network_id: str, shape: SubnetShape, *, make: bool) -> None:
-        """The caller sees to it that no two run at once for one network."""
+    async def shape(self, network_id: str, shape: SubnetShape, show: Show, *, make: bool) -> None:
+        """The caller sees to it that no two run at once for one network. show: reads it."""
         try:
             before = _with_cidr(await self.of(network_id), shape.cidr)
             if before is not None:
                 await self._change(before, shape)
             elif make:
-                await self._make(network_id, shape)
+                await self._make(await show(network_id), shape)
         except Refused as refusal:
             if refusal.status == 404:
                 raise NetworkNotFound(
@@ -65,13 +66,11 @@ class Subnets:
                 ) from refusal
             raise
 
-    async def _make(self, network_id: str, shape: SubnetShape) -> None:
+    async def _make(self, network: Json, shape: SubnetShape) -> None:
         """Addresses of IPv6 by stateful DHCP: with any other mode Neutron's pools mean nothing."""
-        path = f"/networks/{network_id}"
-        network = (await self._neutron.get(f"show network {network_id}", path))["network"]
         made = marks.made_of(network["tags"])
         body = {
-            "network_id": network_id,
+            "network_id": network["id"],
             "project_id": network["project_id"],
             "name": network["name"],
             "cidr": shape.cidr,
@@ -84,7 +83,7 @@ class Subnets:
             body["allocation_pools"] = _pools(shape.pools)
         if shape.ip_version == 6:
             body |= {"ipv6_address_mode": "dhcpv6-stateful", "ipv6_ra_mode": "dhcpv6-stateful"}
-        what = f"create subnet {shape.cidr} on network {network_id}"
+        what = f"create subnet {shape.cidr} on network {network['id']}"
         subnet = (await self._neutron.post(what, "/subnets", {"subnet": body}))["subnet"]
         if made is not None:
             await self._tag(subnet["id"], marks.tags(made))
