@@ -385,13 +385,13 @@ FAULTS: dict[str, tuple[str, ...]] = {
 }
 
 CAUGHT: dict[str, tuple[int, str]] = {
-    "gift told before it is written": (5, "1"),
+    "gift told before it is written": (2, "1"),
+    "hint taken for the master's word": (9, "8"),
     "gift out of the pool before the VIM is told": (7, "1"),
     "growth only by asking others": (2, "7"),
-    "claim not asked back": (12, "8"),
-    "hint taken for the master's word": (3, "1"),
+    "claim not asked back": (1, "8"),
     "tombstone taken from anybody": (1, "4"),
-    "leaving not durable": (3, "1"),
+    "leaving not durable": (1, "1"),
 }
 
 

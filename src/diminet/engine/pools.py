@@ -221,7 +221,9 @@ class Pools:
                 for h in tx.blocks(document.service_id)
                 if h.block.owner == self.here.name and h.block.cidr == cidr
             ]
-            size, leaving = self.size(document, cidr), self.leaving.get(document.service_id, ())
+            size, leaving = self.size(document, cidr), set[Block]()
+            if not self.here.south.asks_for_room:  # who asks waits for an address: that goes first
+                leaving = self.leaving.get(document.service_id, leaving)
             spare = [
                 h.block
                 for h in held
