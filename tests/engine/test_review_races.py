@@ -15,7 +15,7 @@ from diminet.errors import (
     ServiceNotFound,
     SiteRefused,
 )
-from diminet.messages import Change, CreateRequest, ReserveRequest
+from diminet.messages import Change, CreateRequest, ReserveRequest, Tombstone
 from diminet.model import Entry, Ticket
 from simulated_cloud import until
 
@@ -394,3 +394,48 @@ def test_what_a_second_request_no_longer_names_is_put_back():
         await cloud.close()
 
     run(main())
+
+
+def test_a_deletion_that_meets_the_first_document_half_way_buries_it():
+    """Found by the simulator: the document took the promise between the tombstone, which found nothing to
+    bury, and the release of what was promised; the site said that it was clean, and the service stood."""
+
+    async def main():
+        cloud = Cloud("A", "B")
+        participant, store = cloud["B"].participant, cloud.stores["B"]
+        check, write = participant._master_is_who_it_says, store.write
+        arrived, go = asyncio.Event(), asyncio.Event()
+
+        async def checked(document):
+            arrived.set()
+            await go.wait()
+            await check(document)
+
+        async def write_then_let_the_document_in(work):
+            result = await write(work)
+            if asyncio.current_task() is bury and not go.is_set():
+                go.set()
+                await until(lambda: _holds(store, service_id))
+            return result
+
+        participant._master_is_who_it_says = checked
+        networks = {s: cloud.vims[s].add_network(f"10.{ord(s) - 60}.0.0/24") for s in "AB"}
+        create = asyncio.create_task(cloud.create("A", "l3", *(f"{s}:{networks[s]}" for s in "AB")))
+        await arrived.wait()
+        (row,) = await store.read(lambda tx: tx.reservations_of_network(networks["B"]))
+        service_id = row.service_id
+        store.write = write_then_let_the_document_in
+        told = cloud.ctx("A").model_copy(update={"sender": "A"})
+        bury = asyncio.create_task(cloud["B"].bury(told, service_id, Tombstone(service_id=service_id)))
+        assert (await bury).clean
+        assert (await held(cloud, "B", service_id)).document.tombstone
+        await until(lambda: service_id not in cloud.vims["B"].targets)
+        create.cancel()
+        await asyncio.gather(create, return_exceptions=True)
+        await cloud.close()
+
+    run(main())
+
+
+async def _holds(store, service_id):
+    return await store.read(lambda tx: tx.service(service_id)) is not None

@@ -363,10 +363,13 @@ class Participant:
         proven = row is not None and following.claims(row, ctx.sender, tombstone.document)
         if proven:
             tombstone = await self._asked_back(ctx, service_id)
-        await self.here.store.write(lambda tx: self.entomb(tx, ctx, service_id, tombstone, proven=proven))
+        await self._entomb(ctx, service_id, tombstone, proven=proven)
         rows = await self.here.store.read(lambda tx: tx.reservations_of_service(service_id))
         for rid in sorted({row.rid for row in rows}):
             await self.reservations.release(rid)
+        row = await self.here.store.read(lambda tx: tx.service(service_id))
+        if row is not None and not row.document.tombstone:  # a document took what was promised before that
+            await self._entomb(ctx, service_id, tombstone, proven=proven)
         await self.reconciler.realise(service_id)
         await self.here.tell_news()
 
@@ -383,6 +386,9 @@ class Participant:
             warnings=row.warnings,
             also=tuple(m.site for m in known if m.site not in told),
         )
+
+    async def _entomb(self, ctx: Context, service_id: str, tombstone: Tombstone, *, proven: bool) -> None:
+        await self.here.store.write(lambda tx: self.entomb(tx, ctx, service_id, tombstone, proven=proven))
 
     async def _asked_back(self, ctx: Context, service_id: str) -> Tombstone:
         """It has taken the service over and deleted it before we heard of the one or the other."""
