@@ -1,6 +1,6 @@
 # The names that people and scripts rely on (docs/operations.md). Everything that needs root uses sudo if you
 # are not root.
-.PHONY: help setup core demo test faults test-openstack lint pytest lab bench simulate
+.PHONY: help setup core demo test faults test-openstack lint pytest lab bench simulate soak
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -10,6 +10,7 @@ SITES ?= 3
 TESTS ?=
 WORKERS ?= 2
 SEEDS ?= 1000
+MINUTES ?= 10
 STEPS ?= 1000
 
 help:
@@ -18,7 +19,8 @@ help:
 	@echo 'make faults  every fault of a Neutron at every call of every operation (an hour; DIMINET_SEED=…)'
 	@echo 'make test-openstack   the tests with real Neutrons, with those that are too long for make test'
 	@echo 'make lab     set up, run a lab in the foreground (SITES=3)'
-	@echo 'make bench   set up, measure creates and deletes'
+	@echo 'make bench   set up, measure creates, deletes and what a cut does (docs/bench-*.md)'
+	@echo 'make soak    set up, random operations and faults on a real lab (MINUTES=10 SEED=… SITES=3)'
 	@echo 'make simulate  set up, play SEEDS=1000 of the simulator; SEED=7: that one with its trace; MUTANTS=1: does it bite'
 	@echo 'make setup   only set up: Debian packages, .venv and the OpenStack of the tests (.venv-openstack)'
 
@@ -54,6 +56,10 @@ lab: core
 bench: core
 	$(ROOT) $(BIN)/diminet bench create
 	$(ROOT) $(BIN)/diminet bench resiliency
+
+soak: core
+	@$(ROOT) env PYTHONPATH=tests/lab $(BIN)/python tests/soak/soak.py --minutes $(MINUTES) --sites $(SITES) \
+		$(if $(SEED),--seed $(SEED))
 
 simulate: core
 	@PYTHONPATH=tests $(BIN)/python -m simulator --steps $(STEPS) $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) \
