@@ -10,7 +10,7 @@ from diminet.engine.reservations import as_shapes
 from diminet.errors import SiteUnreachable
 from diminet.messages import Change
 from diminet.model import Entry, Initiator, Ticket
-from simulated_cloud import LIMITS, Cloud, until
+from simulated_cloud import LIMITS, Cloud, run_virtually, until
 
 QUICK = dataclasses.replace(
     LIMITS,
@@ -264,4 +264,4 @@ def test_a_deferred_member_whose_promise_ran_out_meanwhile_is_asked_again():
         await until(online, 15)
         await cloud.close()
 
-    run(main())
+    run_virtually(main())

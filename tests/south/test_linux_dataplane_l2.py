@@ -269,6 +269,17 @@ def test_killed_agent_finds_everything_again(service: Stretched) -> None:
         site.call("connect", service.target(1, [1, 2, 3]), {service.networks[0]: []})
 
 
+def test_what_a_removal_left_that_was_killed_half_way_is_swept(service: Stretched) -> None:
+    site = service.sites[0]
+    site.kill_agent()
+    site.space.sh(f"ip link del {names.vxlan(VNI)}")
+    assert f"vni{VNI}" in site.space.sh("nft list table inet diminet")
+    site.start_agent()
+    assert f"vni{VNI}" not in site.space.sh("nft list table inet diminet")
+    service.connect([1, 2, 3])
+    service.all_reach()
+
+
 @pytest.mark.parametrize("daemon", ["bgpd", "zebra"])
 def test_killed_frr_is_seen_and_repaired(service: Stretched, daemon: str) -> None:
     site = service.sites[0]

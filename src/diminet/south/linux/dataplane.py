@@ -71,6 +71,9 @@ class DataPlane:
         """The site's own packet filters, and what answers the others' probes; repeatable, harmless to
         services that are there."""
         await self._kernel.run("prepare the site", partial(overlay.prepare_site, self._vrfs))
+        known = {each.vni for each in await self._found()}
+        for vni in (await self._admitted()).keys() - known:  # of tunnels at whose removal we were killed
+            await self._kernel.run("forget whom a tunnel admits", partial(overlay.close, vni))
         try:
             await self._prober.start()
         except SiteRefused as error:  # services work without; each of them will say it
@@ -259,12 +262,15 @@ class DataPlane:
             for service, said in health.items()
         }
 
+    async def _admitted(self) -> dict[int, frozenset[str]]:
+        return await self._kernel.run("read back whom the tunnels admit", readback.admitted)
+
     async def _silent(self, found: list[readback.Found]) -> dict[str, tuple[str, ...]]:
         """Of each service, sentences on its other sites that were not heard of at two looks in a row: BGP
         needs a moment for a new one."""
         if not found:
             return {}
-        admitted = await self._kernel.run("read back whom the tunnels admit", readback.admitted)
+        admitted = await self._admitted()
         others = {each.service_id: admitted.get(each.vni, frozenset()) for each in found}
         unanswered = await self._unanswered(frozenset().union(*others.values()))
         unheard = set[tuple[str, str]]()
