@@ -25,7 +25,7 @@ def test_the_command_and_the_seed_are_there():
 
 def test_a_busy_machine_is_said():
     assert "**Provisional**" not in text()
-    assert "**Provisional**" in text(load=(0.1, 7.0))
+    assert "**Provisional**" in text(load=(1.7, 7.0))
 
 
 def test_aims_met_and_missed():

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from diminet.bench.samples import Results, Sample, mean_of, summarise
 
 PROVISIONAL_LOAD = 1.0
-"""Mean run queue, beyond which other programs were at work while it was measured."""
+"""Mean run queue before it began, beyond which other programs were at work while it was measured."""
 GROWTH_MOST = 1.15  # DIMINET over floor at the most sites, to that at the fewest
 ROUND_TRIPS = 2.0
 ROUND_TRIPS_SLACK = 0.5  # for what a median of few runs wavers
@@ -40,12 +40,12 @@ def markdown(results: Results, *, json_name: str, figure_name: str) -> str:
 def _head(results: Results, json_name: str) -> str:
     delays = ", ".join(f"{delay:g}" for delay in results.delays_ms)
     before, after = results.load
-    busy = max(before, after) > PROVISIONAL_LOAD
+    busy = before > PROVISIONAL_LOAD  # the benchmark itself is in the other one
     remark = (
         f"**Provisional**: other programs were at work (load {before:.1f} before, {after:.1f} after); "
         "repeat it on a quiet machine before you compare.\n"
         if busy
-        else f"Load {before:.1f} before, {after:.1f} after.\n"
+        else f"Load {before:.1f} before, {after:.1f} after, the benchmark itself included.\n"
     )
     return (
         "# Create and delete: how long, against what they cannot do without\n\n"
