@@ -89,9 +89,11 @@ def _wan(results: Results) -> list[list[str]]:
         for count in dict.fromkeys((min(results.sites), max(results.sites))):
             seen = results.round_trips(kind, "create", count)
             if seen is not None:
-                good = abs(seen - ROUND_TRIPS) <= ROUND_TRIPS_SLACK
+                good = (
+                    seen <= ROUND_TRIPS + ROUND_TRIPS_SLACK
+                )  # waiting for the WAN leaves the processor free
                 what = f"{kind} create, N={count}: WAN part, in round trips"
-                rows.append([what, f"{ROUND_TRIPS:g}", f"{seen:.2f}", _verdict(good)])
+                rows.append([what, f"at most {ROUND_TRIPS:g}", f"{seen:.2f}", _verdict(good)])
     return rows
 
 
