@@ -48,8 +48,7 @@ def create(
     ] = False,
 ) -> None:
     """Creates and deletes, L2 and L3, against the same calls without DIMINET; and an idle instance."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)  # so that the lab goes too
+    _take_the_lab_along()
     from diminet.bench import create as measuring  # here: the other commands need not wait for its import
 
     wish = measuring.Wish(
@@ -83,8 +82,7 @@ def resiliency(
     ] = False,
 ) -> None:
     """A site is cut off and healed: control plane, data plane, both. The paper's Table IV."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)  # so that the lab goes too
+    _take_the_lab_along()
     from diminet.bench import resiliency as measuring
     from diminet.bench import resiliency_page as page
 
@@ -99,6 +97,12 @@ def resiliency(
         print_json(found.model_dump(mode="json"))
     else:
         console().print(text, markup=False)
+
+
+def _take_the_lab_along() -> None:
+    """Who is told to end ends as by Ctrl-C, so that the lab goes too."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
 
 
 def _interrupt(*_: object) -> NoReturn:

@@ -23,7 +23,7 @@ def check(here: Instance, row: ServiceRow, document: Document) -> Document | Non
     """May this document come behind ours? Returns ours if another master has written the new one. Raises
     NotAuthorised, Fenced."""
     held = row.document
-    if not _same_service(held, document):
+    if not same_service(held, document):
         raise NotAuthorised(
             f"service {document.service_id} keeps its type, project and identifiers for its whole life",
             sites=[here.name],
@@ -50,11 +50,13 @@ def claims(row: ServiceRow, sender: str | None, tombstone: Document | None) -> b
     if sender is None or tombstone is None or held.tombstone or sender in (held.master, *held.former):
         return False
     member = held.member(sender) is not None
-    return member and tombstone.master == sender and _same_service(held, tombstone)
+    return member and tombstone.master == sender and same_service(held, tombstone)
 
 
-def _same_service(held: Document, incoming: Document) -> bool:
-    return (held.type, held.project_id, held.identifiers) == (
+def same_service(held: Document, incoming: Document) -> bool:
+    """What a service keeps for its whole life is the same in both."""
+    return (held.service_id, held.type, held.project_id, held.identifiers) == (
+        incoming.service_id,
         incoming.type,
         incoming.project_id,
         incoming.identifiers,

@@ -423,7 +423,7 @@ class Participant:
         # The master may have renewed itself; a former one's tombstone is of an epoch before.
         held, told = row.document.epoch, document.epoch
         in_order = proven or (told >= held if ctx.sender == row.document.master else told <= held)
-        if not in_order or not _same_service(row.document, document):
+        if not in_order or not following.same_service(row.document, document):
             raise NotAuthorised(
                 f"the tombstone is not that of service {service_id} as site {self.here.name} knows it",
                 sites=[self.here.name],
@@ -451,12 +451,3 @@ class Participant:
             raise NotAuthorised(
                 f"site {sender} had no part in service {document.service_id}", sites=[self.here.name]
             )
-
-
-def _same_service(held: Document, incoming: Document) -> bool:
-    return (held.service_id, held.type, held.project_id, held.identifiers) == (
-        incoming.service_id,
-        incoming.type,
-        incoming.project_id,
-        incoming.identifiers,
-    )

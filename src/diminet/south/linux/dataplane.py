@@ -63,7 +63,7 @@ class DataPlane:
         self._mtu = mtu
         self._vrfs = vrf_directory
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._prober = Prober(kernel, vtep=vtep, path=kernel.probe_path, mtu=mtu, port=overlay.VXLAN_PORT)
+        self._prober = Prober(kernel, vtep=vtep, path=kernel.probe_path, mtu=mtu)
         self._unheard: frozenset[tuple[str, str]] = frozenset()
         self._swept = ""
 

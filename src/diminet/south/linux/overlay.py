@@ -129,7 +129,8 @@ def _vxlan(ip: IPRoute, tunnel: Tunnel, alias: names.Alias) -> links.Link | None
     return None if link is None else links.owned(link, alias)
 
 
-def _add_vxlan(ip: IPRoute, tunnel: Tunnel, namespace: int | None = None) -> None:
+def add_vxlan(ip: IPRoute, tunnel: Tunnel, namespace: int | None = None) -> None:
+    """Its packets go out of this namespace, also when the device is moved into another at once."""
     wanted = {
         "ifname": names.vxlan(tunnel.vni),
         "kind": "vxlan",
@@ -164,7 +165,7 @@ def make_tunnel(tunnel: Tunnel, network_id: str) -> None:
     with IPRoute() as ip:
         bridge = links.owned(links.need(ip, names.bridge(network_id)), names.Alias("network", network_id))
         if _vxlan(ip, tunnel, alias) is None:
-            _add_vxlan(ip, tunnel)
+            add_vxlan(ip, tunnel)
             links.quiet(names.vxlan(tunnel.vni))
         _enslave(ip, tunnel, alias, bridge.ifindex)
 
@@ -231,7 +232,7 @@ def make_router(router: Router) -> None:
         there = _vxlan(ip, tunnel, alias) is not None
     if not there:
         with IPRoute() as ip, router.path.open("rb") as namespace:
-            _add_vxlan(ip, tunnel, namespace.fileno())
+            add_vxlan(ip, tunnel, namespace.fileno())
     with netns.entered(router.path), IPRoute() as ip:
         _enslave(ip, tunnel, alias, bridge.ifindex)
 

@@ -7,7 +7,6 @@ down. Addresses and MACs are worked out from the VTEPs, so nothing has to be tol
 """
 
 import asyncio
-import errno
 import os
 import socket
 import struct
@@ -17,14 +16,12 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
 
-from diminet.errors import SiteRefused
-from diminet.south.linux import links, netns
+from diminet.south.linux import links, names, netns, overlay
 from diminet.south.linux.kernel import Kernel
 
 VNI = 4095
-DEVICE = "probe"
+DEVICE = names.vxlan(VNI)
 MTU_LEAST = 1280  # bytes, of a device with IPv6 (RFC 8200 section 5)
 ANSWER_TIMEOUT = 0.5  # seconds for the echo replies; then those that are missing are asked again
 TRIES = 3
@@ -43,14 +40,13 @@ def mac(vtep: str) -> str:
 
 class Prober:
     """vtep: this site's. path: of the probes' namespace. mtu: bytes that a tunnel carries; probes are as
-    long. port: of VXLAN."""
+    long."""
 
-    def __init__(self, kernel: Kernel, *, vtep: str, path: Path, mtu: int, port: int) -> None:
+    def __init__(self, kernel: Kernel, *, vtep: str, path: Path, mtu: int) -> None:
         self._kernel = kernel
         self._vtep = vtep
         self._path = path
         self._mtu = mtu
-        self._port = port
         self._known = set[str]()
         self._socket: socket.socket | None = None
         self._round = 0
@@ -93,7 +89,9 @@ class Prober:
         with netns.entered(self._path), IPRoute() as ip:
             there = links.find(ip, DEVICE)
         if there is None:
-            self._add()
+            tunnel = overlay.Tunnel("", VNI, self._vtep, max(self._mtu, MTU_LEAST), "")
+            with IPRoute() as ip, self._path.open("rb") as namespace:
+                overlay.add_vxlan(ip, tunnel, namespace.fileno())
         with netns.entered(self._path), IPRoute() as ip:
             link = links.need(ip, DEVICE)
             links.update(ip, link, mtu=max(self._mtu, MTU_LEAST), address=mac(self._vtep))
@@ -101,26 +99,6 @@ class Prober:
             asking = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
         asking.setblocking(False)
         return asking
-
-    def _add(self) -> None:
-        """In the site's own namespace, where the packets go out, and then moved."""
-        wanted = {
-            "ifname": DEVICE,
-            "kind": "vxlan",
-            "vxlan_id": VNI,
-            "vxlan_local": self._vtep,
-            "vxlan_port": self._port,
-            "vxlan_learning": 0,
-        }
-        with IPRoute() as ip, self._path.open("rb") as namespace:
-            try:
-                ip.link("add", **wanted, net_ns_fd=namespace.fileno())
-            except NetlinkError as error:
-                if error.code == errno.EEXIST:
-                    raise SiteRefused(
-                        f"another tunnel of this host has the VNI {VNI}, with which DIMINET probes: remove it"
-                    ) from None
-                raise
 
     def _aim(self, vteps: set[str]) -> None:
         with netns.entered(self._path), IPRoute() as ip:
