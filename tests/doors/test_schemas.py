@@ -24,7 +24,6 @@ from doors_world import (
     report_of,
     reserve_request,
 )
-from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS
 
@@ -34,6 +33,7 @@ from diminet.listener import Listener
 from diminet.model import Initiator, Ticket
 from diminet.north.app import make_north_app
 from diminet.telemetry import Metrics, configure_logging
+from openapi_examples import each
 
 ROOT = Path(__file__).resolve().parents[2]
 WRITTEN = ROOT / "docs" / "east-west-openapi.json"
@@ -147,18 +147,6 @@ def no_bugs(request):
         assert [line for line in made.log.getvalue().splitlines() if '"bug' in line] == []
 
 
-def _each(operation: Any, mode: GenerationMode, ask: Any) -> None:
-    limits = settings(
-        max_examples=EXAMPLES,
-        deadline=None,
-        database=None,
-        derandomize=True,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
-    limits(given(operation.as_strategy(generation_mode=mode))(ask))()
-
-
 def checks(*names: str) -> list[Any]:
     found = [check for check in CHECKS.get_all() if check.__name__ in names]
     assert len(found) == len(names)
@@ -187,7 +175,7 @@ def test_users_never_see_a_5xx(running, mode):
             response = case.call(timeout=WAIT_S)
             case.validate_response(response, checks=checks(*NORTH_CHECKS))
 
-        _each(operation, mode, ask)
+        each(operation, mode, ask, examples=EXAMPLES)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -207,7 +195,7 @@ def test_peers_never_see_a_5xx(running, mode, peer, to):
         case.validate_response(response, checks=checks(*PEER_CHECKS))
 
     for operation in sorted(operations, key=lambda o: o.definition.raw["operationId"] in ENDINGS):
-        _each(operation, mode, ask)
+        each(operation, mode, ask, examples=EXAMPLES)
 
 
 def true_bodies(world: World, peer: str) -> dict[str, dict[str, Any]]:

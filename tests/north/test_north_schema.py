@@ -2,10 +2,11 @@
 
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, Phase, given, settings
 from north_double import ADMIN, MEMBER
 from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS
+
+from openapi_examples import each
 
 EXAMPLES = 12
 NAMES = (
@@ -24,18 +25,6 @@ PUBLIC = ("/", "/openapi.json", "/docs", "/healthcheck", "/readyz", "/metrics")
 def _operations(north):
     schema = schemathesis.openapi.from_url(f"http://127.0.0.1:{north.port}/openapi.json")
     return [operation.ok() for operation in schema.get_all_operations()]
-
-
-def _given(operation, mode, ask):
-    limits = settings(
-        max_examples=EXAMPLES,
-        deadline=None,
-        database=None,
-        derandomize=True,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
-    limits(given(operation.as_strategy(generation_mode=mode))(ask))()
 
 
 @pytest.mark.parametrize("number", range(OPERATIONS))
@@ -57,7 +46,7 @@ def test_an_operation_answers_as_described(north, number, token, mode):
         assert response.status_code != 401
         case.validate_response(response, checks=checks)
 
-    _given(operation, mode, ask)
+    each(operation, mode, ask, examples=EXAMPLES)
 
 
 def test_every_operation_is_asked(north):
