@@ -199,13 +199,13 @@ def test_ten_megabytes_are_413_and_the_next_request_works(north):
 def _raw(north, head, *parts, pause=0.0):
     """The status line's number of what comes back for bytes on a socket; None if it hung up."""
     with socket.create_connection(("127.0.0.1", north.port), timeout=10) as connection:
-        connection.sendall(head)
-        for part in parts:
-            time.sleep(pause)
-            connection.sendall(part)
         try:
+            connection.sendall(head)
+            for part in parts:
+                time.sleep(pause)
+                connection.sendall(part)
             answer = connection.recv(65536)
-        except ConnectionError:
+        except ConnectionError:  # hung up on what was being sent, or with it unread
             return None
         return int(answer.split()[1]) if answer else None
 
