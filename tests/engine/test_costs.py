@@ -148,7 +148,7 @@ def test_a_round_of_repairs_reads_no_document_of_what_is_as_it_should_be(number,
 
 def test_overlaps_are_looked_for_in_turns():
     async def main():
-        cloud = Cloud("A", "B", limits=dataclasses.replace(QUIET, overlaps_batch=2))
+        cloud = Cloud("A", "B", limits=dataclasses.replace(QUIET, round_batch=2))
         made, reconciler = [], cloud["A"].reconciler
         for i in range(5):
             ids = {s: cloud.vims[s].add_network(f"10.{i * 2 + k}.0.0/24") for k, s in enumerate("AB")}

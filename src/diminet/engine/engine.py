@@ -30,6 +30,7 @@ from diminet.engine.reserving import Reserving
 from diminet.engine.resuming import Resuming
 from diminet.engine.sync import Sync
 from diminet.engine.takeover import Takeover
+from diminet.engine.turns import Turn
 from diminet.engine.views import Views
 from diminet.errors import DiminetError, ResourceBusy, Unavailable
 from diminet.messages import (
@@ -85,6 +86,7 @@ class Engine:
         hourly = here.limits.peer_refusals_per_hour
         self.told = Buckets(rate=hourly / 3600, burst=hourly, most=MOST_SITES, clock=here.clock.now)
         self.leads_until = 0.0
+        self.filling = {name: Turn() for name, kind in here.types.items() if kind.uses_blocks}
         views = Views(here, self.reconciler)
         self.resuming = Resuming(here, self.coordinator)
         self.refusals = Refusals(here, self.coordinator)
@@ -249,8 +251,7 @@ class Engine:
                 except DiminetError as error:
                     log.warning("pool", service=row.document.service_id, code=error.code, why=error.message)
 
-        rows = await self.here.store.read(self._with_pools)
-        self.pools.forget({row.document.service_id for row in rows})
+        rows = [row for name in self.filling for row in await self._next_of(name)]
         await asyncio.gather(*(one(row) for row in rows))
 
     async def _tidy(self) -> None:
@@ -277,8 +278,13 @@ class Engine:
         oldest = 0.0 if found.oldest is None else self.here.clock.now() - found.oldest
         self.here.meter.set_outbox(found.outbox, oldest)
 
-    def _with_pools(self, tx: Tx) -> list[ServiceRow]:
-        return tx.services_of_types(name for name, kind in self.here.types.items() if kind.uses_blocks)
+    async def _next_of(self, kind: str) -> list[ServiceRow]:
+        """The next services of a type whose pools may run low, in turns."""
+        turn, most = self.filling[kind], self.here.limits.round_batch
+        rows = await self.here.store.read(lambda tx: tx.services_of_type(kind, turn.after, most))
+        ids = {row.document.service_id for row in rows}
+        self.pools.forget(turn.took(ids, most), ids)
+        return rows
 
     async def _settle(self) -> None:
         for service_id in await self.here.store.read(lambda tx: tx.services_buried()):

@@ -381,8 +381,8 @@ class Tx(Protocol):
     def services_buried(self) -> list[str]:
         """Ids of tombstones that are not settled."""
 
-    def services_of_types(self, types: Iterable[str]) -> list[ServiceRow]:
-        """Those of these types that stand."""
+    def services_of_type(self, kind: str, after: str, limit: int) -> list[ServiceRow]:
+        """Those of that type that stand, by id, behind that id."""
 
     def services_page(self, after: str, limit: int) -> list[ServiceRow]:
         """Any, also what is over, by id, behind that id."""
