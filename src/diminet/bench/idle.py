@@ -43,6 +43,11 @@ def look(
     return tuple(_idle(machine.name, machine.pid, spent, passed) for machine, spent in before)
 
 
+def memory(pid: int) -> int:
+    """RSS in bytes."""
+    return parse_memory(Path(f"/proc/{pid}/smaps_rollup").read_text())[0]
+
+
 def watch(pid: int, seconds: float) -> Idle:
     """One process, blocking, for that long."""
     before, began = _spent(pid), time.monotonic()
