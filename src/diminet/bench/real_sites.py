@@ -18,7 +18,7 @@ from diminet.bench.machines import Machine
 from diminet.bench.samples import summarise
 from diminet.bench.scale_results import Burst, ServiceKind, Wide
 from diminet.client import ApiError, NorthClient
-from diminet.errors import BadSurroundings, DiminetError, SiteUnreachable
+from diminet.errors import BadSurroundings, DiminetError, SiteRefused, SiteUnreachable
 from diminet.lab.client import Lab
 
 PATTERNS: Mapping[str, str] = {
@@ -130,9 +130,20 @@ class Field:
         raise BadSurroundings(f"a delete of the benchmark was not done in {DELETE_MOST:.0f} s")
 
     def drop(self, request: Request) -> None:
-        """The networks of the request. Blocking."""
+        """The networks of the request, once what was refused is undone. Blocking; raises SiteRefused."""
+        deadline = time.monotonic() + DELETE_MOST
         for site, network_id in zip(request.sites, request.networks, strict=False):
+            while not self._dropped(site, network_id, last=time.monotonic() > deadline):
+                time.sleep(DELETE_POLL)
+
+    def _dropped(self, site: str, network_id: str, *, last: bool) -> bool:
+        try:
             self.lab.vim(site).delete("networks", network_id)
+        except SiteRefused:
+            if last:
+                raise
+            return False
+        return True
 
     async def messages(self) -> Counter[str]:
         """Sent by all sites since their start, by kind."""
