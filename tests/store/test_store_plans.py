@@ -99,6 +99,7 @@ OPERATIONS: dict[str, Callable[[Tx], Any]] = {
     "forget": lambda tx: tx.forget("p1", "k"),
     "release_identifier": lambda tx: tx.release_identifier("s1"),
     "prune": lambda tx: tx.prune(events_before=1.0, events_most=9, settled_before=1.0, now=1.0),
+    "forget_authorisations": lambda tx: tx.forget_authorisations(before=1.0, after="s0", limit=9),
     "lease": lambda tx: tx.lease("a", "b", 1.0, 1.0),
 }
 

@@ -84,6 +84,7 @@ def test_what_is_there_is_counted_at_an_upgrade(tmp_path: Path) -> None:
     with engine.begin() as db:  # as it was before
         db.exec_driver_sql("DROP TABLE tallies")
         db.exec_driver_sql("DROP INDEX ix_services_status_changed_at")
+        db.exec_driver_sql("CREATE INDEX ix_authorisations_at_service_id ON authorisations (at, service_id)")
         config.attributes["connection"] = db
         command.stamp(config, "0002")
     engine.dispose()

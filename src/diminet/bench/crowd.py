@@ -18,12 +18,22 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 from diminet.bench.scale_results import Cost
-from diminet.bench.simulated import PROJECT, TARGET_ASN, Names, SimulatedSite, Trust, Wire, tenants_network
+from diminet.bench.simulated import (
+    PROJECT,
+    TARGET_ASN,
+    Names,
+    SimulatedSite,
+    Trust,
+    Wire,
+    tenants_network,
+    whole,
+)
 from diminet.clock import SystemClock
 from diminet.config import LimitSettings, Settings, SiteSettings, SouthSettings
 from diminet.engine.instance import Limits
 from diminet.engine.ports import HeldBlock, MemberRow, ServiceRow, Tx
 from diminet.listener import Listener
+from diminet.logic.types import TYPES
 from diminet.model import (
     Block,
     Connection,
@@ -233,7 +243,12 @@ def _given(network_id: str, slot: int) -> NetworkFacts | None:
     if found is None:
         return None
     made = document(int(found[1]))
-    return tenants_network(network_id, made.resources[slot].subnets[0].cidr, made.project_id)
+    shape = whole(made.resources[slot].subnets[0].cidr)
+    if made.type == "l2":  # what DIMINET has told it when the service was made
+        held = [_block(made, shape.cidr, index) for index in range(BLOCKS)]
+        pooled = [h.block for h in held if h.pooled]
+        (shape,) = TYPES["l2"].shapes(made, made.resources[slot], pooled)
+    return tenants_network(network_id, shape, made.project_id)
 
 
 @asynccontextmanager

@@ -206,7 +206,7 @@ class SimulatedSouth:
     def add_network(self, cidr: str) -> str:
         """Of a tenant."""
         network_id = str(uuid.uuid4())
-        self._networks[network_id] = tenants_network(network_id, cidr, PROJECT)
+        self._networks[network_id] = tenants_network(network_id, whole(cidr), PROJECT)
         return network_id
 
     async def capabilities(self) -> Capabilities:
@@ -289,11 +289,15 @@ class SimulatedSouth:
         self._marks[name] = value
 
 
-def tenants_network(network_id: str, cidr: str, project_id: str) -> NetworkFacts:
-    """With one subnet, all of which is in its pool."""
+def whole(cidr: str) -> SubnetShape:
+    """A subnet all of which is in its pool, but for the gateway, its first address."""
     net = ipaddress.ip_network(cidr)
     pool = AddressRange(str(net[2]), str(net[-2]))
-    shape = SubnetShape(cidr=cidr, ip_version=4, gateway_ip=str(net[1]), pools=(pool,))
+    return SubnetShape(cidr=cidr, ip_version=4, gateway_ip=str(net[1]), pools=(pool,))
+
+
+def tenants_network(network_id: str, shape: SubnetShape, project_id: str) -> NetworkFacts:
+    """With that one subnet."""
     return NetworkFacts(
         network_id=network_id,
         name="net",

@@ -87,6 +87,7 @@ class Engine:
         self.told = Buckets(rate=hourly / 3600, burst=hourly, most=MOST_SITES, clock=here.clock.now)
         self.leads_until = 0.0
         self.filling = {name: Turn() for name, kind in here.types.items() if kind.uses_blocks}
+        self.forgetting = Turn()  # through authorisations
         views = Views(here, self.reconciler)
         self.resuming = Resuming(here, self.coordinator)
         self.refusals = Refusals(here, self.coordinator)
@@ -256,7 +257,7 @@ class Engine:
 
     async def _tidy(self) -> None:
         """What is over is forgotten, what nobody owns any more is the master's again."""
-        await self.here.store.write(self._prune)
+        self.forgetting.took(await self.here.store.write(self._prune), self.here.limits.round_batch)
         await self._settle()
         for service_id in await self.here.store.read(lambda tx: tx.services_to_reclaim()):
             await self._reclaim_one(service_id)
@@ -293,7 +294,8 @@ class Engine:
     async def _settle_one(self, service_id: str) -> None:
         await self.here.store.write(lambda tx: self.outbox.settle(tx, service_id))
 
-    def _prune(self, tx: Tx) -> None:
+    def _prune(self, tx: Tx) -> list[str]:
+        """Ids of services whose authorisations were looked at."""
         limits, now = self.here.limits, self.here.clock.now()
         tx.prune(
             events_before=now - limits.events_ttl,
@@ -301,6 +303,8 @@ class Engine:
             settled_before=now - limits.revoked_ttl,
             now=now,
         )
+        before, after = now - limits.revoked_ttl, self.forgetting.after
+        return tx.forget_authorisations(before=before, after=after, limit=limits.round_batch)
 
     async def stop(self) -> None:
         """End what goes on behind answers; everything of it can be repeated."""

@@ -513,6 +513,9 @@ class Tx(Protocol):
     def prune(self, *, events_before: float, events_most: int, settled_before: float, now: float) -> None:
         """Bounded growth: old events, settled tombstones and revoked services, idempotency keys."""
 
+    def forget_authorisations(self, *, before: float, after: str, limit: int) -> list[str]:
+        """Older ones whose service is no more, of the next so many services by id, behind that id: those."""
+
 
 class Store(Protocol):
     async def write(self, decide: Callable[[Tx], T]) -> T:

@@ -141,7 +141,6 @@ authorisations = sa.Table(
     sa.Column("project_id", Name, primary_key=True),
     sa.Column("initiator", Body, nullable=False),
     sa.Column("at", sa.Double, nullable=False),
-    sa.Index(None, "at", "service_id"),
 )
 
 blocks = sa.Table(

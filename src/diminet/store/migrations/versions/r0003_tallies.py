@@ -21,6 +21,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("what", "first", "second", name="pk_tallies"),
     )
     op.create_index("ix_services_status_changed_at", "services", ["status", "changed_at"])
+    op.drop_index("ix_authorisations_at_service_id", "authorisations")
     _count()
 
 
