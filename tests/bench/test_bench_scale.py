@@ -19,6 +19,7 @@ FOUND = Scale(
     machine="a machine",
     load=(0.1, 2.0),
     delay_ms=25.0,
+    timeout=120.0,
     bursts=(
         Burst(
             pattern="disjoint",

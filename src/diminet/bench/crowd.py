@@ -212,7 +212,8 @@ class Instance:
             "sweep of networks": engine.reconciler.sweep_networks,
             "/metrics": self._metrics,
         }
-        return {name: await self._cost(work) for name, work in works.items()}
+        costs = {name: await self._cost(work) for name, work in works.items()}
+        return {**costs, "anti-entropy answered to all fifty sites": await self._cost(self._reports, times=1)}
 
     async def _settled(self) -> None:
         """The first exchanges tell of what both have seen in their VIMs; the later ones are idle."""
@@ -223,9 +224,14 @@ class Instance:
     async def _metrics(self) -> None:
         self.metrics.text()
 
-    async def _cost(self, work: Callable[[], Awaitable[object]]) -> Cost:
+    async def _reports(self) -> None:
+        """What grows with what is shared: an interval in which all of them ask."""
+        for site in (NEAR, *AWAY):
+            await self.site.engine.sync_.report(site)
+
+    async def _cost(self, work: Callable[[], Awaitable[object]], times: int = TIMES) -> Cost:
         loop, seconds = asyncio.get_running_loop(), []
-        for _ in range(TIMES):
+        for _ in range(times):
             statements, messages = self.site.statements, self.wire.messages.total()
             began = loop.time()
             await work()

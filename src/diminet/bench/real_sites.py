@@ -17,9 +17,10 @@ from diminet.bench import idle, machines
 from diminet.bench.machines import Machine
 from diminet.bench.samples import summarise
 from diminet.bench.scale_results import Burst, ServiceKind, Wide
-from diminet.client import ApiError, NorthClient
+from diminet.client import ANSWER_TIMEOUT, ApiError, NorthClient
 from diminet.errors import BadSurroundings, DiminetError, SiteRefused, SiteUnreachable
 from diminet.lab.client import Lab
+from diminet.lab.launch import default_instance_command as instance_command
 
 PATTERNS: Mapping[str, str] = {
     "disjoint": "sites AB, CD or EF; the master is either",
@@ -28,7 +29,7 @@ PATTERNS: Mapping[str, str] = {
 }
 SITES_AT_ONCE = 6
 OVERLAP = 3  # sites of a service of overlapping groups
-DELETE_MOST = 120.0  # seconds until all of a burst is gone
+DELETE_MOST = 300.0  # seconds until all of a burst is gone
 DELETE_POLL = 0.2  # seconds
 DELETES_AT_ONCE = 4
 MESSAGES = "diminet_east_west_messages_total"
@@ -74,13 +75,14 @@ def groups(pattern: str, count: int, sites: Sequence[str], chance: random.Random
 class Field:
     """A lab that runs, as its tenants and the benchmark see it."""
 
-    def __init__(self, lab: Lab, threads: ThreadPoolExecutor) -> None:
+    def __init__(self, lab: Lab, threads: ThreadPoolExecutor, patience: float) -> None:
         self.machines: dict[str, Machine] = machines.machines(lab)
         self.lab = lab
         self._threads = threads
         self._subnets = 0
         self._north = {
-            s["name"]: NorthClient(s["north"], s["token"], proxies=False) for s in lab.content()["sites"]
+            s["name"]: NorthClient(s["north"], s["token"], proxies=False, timeout=patience)
+            for s in lab.content()["sites"]
         }
 
     async def do(self, work: Callable[[], Any]) -> Any:
@@ -174,13 +176,21 @@ def sent(text: str) -> Counter[str]:
 # -- many at once ----------------------------------------------------------------------------------
 
 
-def bursts(state: Path, counts: Sequence[int], seed: int, note: Note, failures: list[str]) -> list[Burst]:
-    """On a lab of its own, which is gone at the end. Raises DiminetError."""
+def patient(seconds: float) -> tuple[str, ...]:
+    """Starts an instance whose requests, and calls of its VIM, may take so long."""
+    given = {"REQUEST_TIMEOUT": seconds, "VIM_TIMEOUT": seconds, "RESERVATION_LIFETIME": seconds * 2}
+    return ("env", *(f"DIMINET_LIMITS__{name}={value}" for name, value in given.items()), *instance_command())
+
+
+def bursts(
+    state: Path, counts: Sequence[int], timeout: float, seed: int, note: Note, failures: list[str]
+) -> list[Burst]:
+    """On a lab of its own, which is gone at the end. timeout: of a request, seconds. Raises DiminetError."""
     lab, chance, found = Lab(state), random.Random(seed), list[Burst]()
     with ThreadPoolExecutor(max(counts)) as threads:
         try:
-            lab.up(SITES_AT_ONCE, progress=note)
-            field = Field(lab, threads)
+            lab.up(SITES_AT_ONCE, progress=note, instance_command=patient(timeout))
+            field = Field(lab, threads, timeout * 2)
             for pattern in PATTERNS:
                 for count in counts:
                     note(f"{count} creates at once, {pattern}")
@@ -245,7 +255,7 @@ def wide(state: Path, counts: Sequence[int], runs: int, note: Note, failures: li
     with ThreadPoolExecutor(max(counts)) as threads:
         try:
             lab.up(max(counts), progress=note)
-            field = Field(lab, threads)
+            field = Field(lab, threads, ANSWER_TIMEOUT)
             for count in counts:
                 for kind in kinds:
                     note(f"one {kind} service over {count} sites")

@@ -15,18 +15,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 from diminet.bench import machines, many_services, many_sites, real_sites
-from diminet.bench.scale_results import Crowd, Scale, Simulated
+from diminet.bench.scale_results import Burst, Crowd, Scale, Simulated
 
 
 class Wish(NamedTuple):
-    """creates: at once. sites: of one service. runs: of each number of real sites. delay_ms: of the simulated
-    WAN, one way. Of an empty list nothing is measured."""
+    """creates: at once; timeout: of these, in seconds. sites: of one service. runs: of each number of real
+    sites. delay_ms: of the simulated WAN, one way. Of an empty list nothing is measured."""
 
     creates: tuple[int, ...]
     sites: tuple[int, ...]
     simulated: tuple[int, ...]
     services: tuple[int, ...]
     runs: int
+    timeout: float
     delay_ms: float
     seed: int
 
@@ -34,7 +35,7 @@ class Wish(NamedTuple):
 def run(state: Path, wish: Wish, command: str, note: Callable[[str], None]) -> Scale:
     """One lab after another; they are gone at the end. Raises DiminetError."""
     load, failures = os.getloadavg()[0], list[str]()
-    bursts = real_sites.bursts(state, wish.creates, wish.seed, note, failures) if wish.creates else []
+    bursts = _bursts(state, wish, note, failures) if wish.creates else []
     wide = real_sites.wide(state, wish.sites, wish.runs, note, failures) if wish.sites else []
     simulated = _simulated(wish, note)
     crowds = _crowds(wish.services, note)
@@ -45,12 +46,17 @@ def run(state: Path, wish: Wish, command: str, note: Callable[[str], None]) -> S
         machine=machines.this_machine(),
         load=(load, os.getloadavg()[0]),
         delay_ms=wish.delay_ms,
+        timeout=wish.timeout,
         bursts=tuple(bursts),
         wide=tuple(wide),
         simulated=tuple(simulated),
         crowds=tuple(crowds),
         failures=tuple(failures),
     )
+
+
+def _bursts(state: Path, wish: Wish, note: Callable[[str], None], failures: list[str]) -> list[Burst]:
+    return real_sites.bursts(state, wish.creates, wish.timeout, wish.seed, note, failures)
 
 
 def _simulated(wish: Wish, note: Callable[[str], None]) -> list[Simulated]:

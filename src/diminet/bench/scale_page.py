@@ -67,7 +67,9 @@ def _bursts(found: Scale) -> str:
     refused = sum(sum(burst.refused.values()) for burst in found.bursts)
     legend = (
         "L3 services on a lab of six linux sites, all asked for at the same moment. Each has networks of its "
-        "own, so any order of them would let all succeed: a refusal would be spurious. "
+        "own, so any order of them would let all succeed: a refusal would be spurious. `request_timeout` is "
+        f"{found.timeout:g} s here (10 s otherwise), for all sites share this machine's processors: what is "
+        "refused is refused by the protocol, not for want of them. "
         f"Of {sum(burst.creates for burst in found.bursts)} creates {refused} were refused. "
         "Retries: reserve messages beyond one for each other site."
     )

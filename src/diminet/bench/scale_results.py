@@ -69,7 +69,7 @@ class Crowd(Model):
 
 class Scale(Model):
     """load: mean of the run queue over one minute, at the start and at the end. delay_ms: of the simulated
-    WAN, one way. failures: sentences."""
+    WAN, one way. timeout: `request_timeout` of what was asked at once. failures: sentences."""
 
     command: str
     taken_at: str
@@ -77,6 +77,7 @@ class Scale(Model):
     machine: str
     load: tuple[float, float]
     delay_ms: float
+    timeout: float
     bursts: tuple[Burst, ...]
     wide: tuple[Wide, ...]
     simulated: tuple[Simulated, ...]

@@ -117,6 +117,9 @@ def scale(
     delay: Annotated[
         float, typer.Option("--delay", min=0.1, help="Delay of the simulated WAN in ms, one way.")
     ] = 25.0,
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=1, help="request_timeout of creates at once, in seconds.")
+    ] = 120.0,
     seed: Annotated[int, typer.Option("--seed", help="Of what is drawn at random.")] = 1,
     out: Annotated[Path, typer.Option("--out", help="Directory of bench-scale.md, .json and .svg.")] = Path(
         "docs"
@@ -133,9 +136,9 @@ def scale(
 
     lists = {"creates": creates, "sites": sites, "simulated": simulated, "services": services}
     wanted = {name: _counts(name, text) for name, text in lists.items()}
-    wish = measuring.Wish(**wanted, runs=runs, delay_ms=delay, seed=seed)
+    wish = measuring.Wish(**wanted, runs=runs, timeout=timeout, delay_ms=delay, seed=seed)
     words = [f"--{name} {','.join(map(str, numbers)) or 'none'}" for name, numbers in wanted.items()]
-    words += [f"--runs {runs}", f"--delay {delay:g}", f"--seed {seed}"]
+    words += [f"--runs {runs}", f"--timeout {timeout:g}", f"--delay {delay:g}", f"--seed {seed}"]
     found = measuring.run(
         state, wish, " ".join(("diminet bench scale", *words)), _silent if as_json else note
     )
