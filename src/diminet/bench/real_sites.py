@@ -33,9 +33,7 @@ DELETE_MOST = 300.0  # seconds until all of a burst is gone
 DELETE_POLL = 0.2  # seconds
 DELETES_AT_ONCE = 4
 MESSAGES = "diminet_east_west_messages_total"
-BACKGROUND = frozenset(
-    {"realised", "remains", "mark", "ports", "ingress", "network"}
-)  # VIM calls of the loops
+BACKGROUND = frozenset({"realised", "remains", "mark"})  # VIM calls that no request makes
 PASSING = frozenset({"sync", "hello", "snapshot"})  # messages that no create sends
 
 Note = Callable[[str], None]
