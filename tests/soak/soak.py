@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 from faults import Faults
 from seen import Scene, eventually, lab_of
@@ -65,22 +66,25 @@ class Comparison:
 
     def _agreed(self) -> bool:
         """A site that waits for a token, which no instance keeps, is shown one: the tenant asks again."""
-        for service in self._standing():
-            at = next(iter(service.members))
-            shown = self._scene.show(at, service.id)
-            if shown and (shown["fault"] or {}).get("code") == "not-authorised":
-                with suppress(ApiError):
-                    self._scene.north(at).modify(service.id, {"name": service.name})
+        for service in self._ledger.services.values():
+            for site, shown in self._standing_at(service).items():
+                if (shown["fault"] or {}).get("code") == "not-authorised" and shown["master"] == site:
+                    with suppress(ApiError):
+                        self._scene.north(site).modify(service.id, {"name": shown["name"]})
         return not self._disagreements()
+
+    def _standing_at(self, service: Service) -> dict[str, dict[str, Any]]:
+        """As each site shows it that has it, not about to go."""
+        shown = {site: self._scene.show(site, service.id) for site in self._scene.sites}
+        return {
+            site: one for site, one in shown.items() if one and one["provisioning_status"] != "PENDING_DELETE"
+        }
 
     def _disagreements(self) -> list[str]:
         return [said for service in self._ledger.services.values() for said in self._disagreement(service)]
 
     def _disagreement(self, service: Service) -> list[str]:
-        shown = {site: self._scene.show(site, service.id) for site in self._scene.sites}
-        standing = {
-            site: one for site, one in shown.items() if one and one["provisioning_status"] != "PENDING_DELETE"
-        }
+        standing = self._standing_at(service)
         if service.deleted:
             return [f"{service.id} was deleted, and stands at {site}" for site in standing]
         members = {
