@@ -18,7 +18,7 @@ from neutron_site import Tenant
 from simulated_cloud import until
 
 CIDR = "10.8.0.0/24"
-LONG = os.environ.get("DIMINET_OPENSTACK") == "long"  # `make test-openstack`
+LONG = os.environ.get("DIMINET_TESTS") == "long"  # `make test-openstack`
 PORTS = [("10.8.0.0/27", {"A": 4, "B": 11, "C": 11})]  # A must give: each begins with ten addresses or less
 if LONG:
     PORTS.append((CIDR, {"A": 40, "B": 80, "C": 80}))
