@@ -294,6 +294,7 @@ def test_a_master_that_has_lost_its_database_takes_its_service_in_from_its_membe
     at(work)
 
 
+@pytest.mark.timeout(1200 if LONG else 300)
 @pytest.mark.parametrize(("cidr", "each"), PORTS)
 def test_ports_of_three_regions_at_once_have_all_different_addresses(at, cidr, each):
     """Far above the stated rate: what is refused succeeds when it is repeated within 20 s, as long as any
