@@ -40,7 +40,8 @@ faults: setup
 	DIMINET_FAULTS=all $(BIN)/pytest -n 0 -s tests/south_neutron/test_neutron_faults.py
 
 test-openstack: setup
-	DIMINET_TESTS=long $(BIN)/pytest -n 0 tests/south_neutron tests/south_contract tests/lab/test_openstack_mariadb.py
+	DIMINET_TESTS=long $(BIN)/pytest -n 0 tests/south_neutron tests/south_contract \
+		tests/lab/test_openstack_mariadb.py tests/surroundings/test_keystone_each.py
 
 tempest: setup
 	@sh scripts/setup_tempest.sh

@@ -1,6 +1,7 @@
 """Real sites of which one has a Keystone of its own, and that Keystone is away: what each of them does."""
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -15,6 +16,9 @@ from diminet.errors import SiteUnreachable
 from diminet.lab.openstack.cloud import SHARED, Cloud, Region
 from neutron_site import VOLATILE
 
+pytestmark = pytest.mark.skipif(
+    os.environ.get("DIMINET_TESTS") != "long", reason="too long for `make test`: `make test-openstack`"
+)
 PATIENCE = 120.0  # seconds
 OWN = "keystone-of-D"
 
@@ -35,7 +39,7 @@ class Sites:
             (home / name / "vouch.toml").write_text(rules)
             region.configure(
                 identity={"hand_on_tokens": False},
-                limits={"request_timeout": 30.0, "vim_timeout": 20.0},
+                limits={"request_timeout": 30.0, "reservation_lifetime": 60.0, "vim_timeout": 20.0},
             )
             self.regions[name] = region
 
