@@ -84,6 +84,12 @@ class Scene:
         raise AssertionError(f"it does not settle; before and now: {differ}")
 
     async def is_clean(self):
+        """Both Neutrons are as before, and both sites know it."""
+        for site, networks in (("A", (self.a, self.more, self.own)), ("B", (self.b,))):
+            store = self.regions[site].here.store
+            for network in networks:
+                if await store.read(lambda tx, network=network: tx.being_put_back(network)):
+                    return False
         return await asyncio.to_thread(self.regions.dumps) == self.before
 
     async def cleaned(self, *services):
