@@ -13,6 +13,7 @@ import pytest
 from keystoneauth1.exceptions import http
 from keystoneauth1.plugin import BaseAuthPlugin
 from keystoneauth1.session import Session
+from patient import PATIENT
 
 from diminet.client import ApiError, NorthClient
 from diminet.lab.client import Lab
@@ -26,7 +27,7 @@ PATIENCE = 120.0  # seconds in which a busy machine gets a request done in time,
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     made = Lab(tmp_path_factory.mktemp("lab") / "state")
     try:
-        made.up(2, south="neutron")
+        made.up(2, south="neutron", instance_command=PATIENT)
         yield made
     finally:
         made.down()

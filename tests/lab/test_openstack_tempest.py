@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patient import PATIENT
 
 from diminet.client import ApiError, NorthClient
 from diminet.lab.client import Lab
@@ -33,7 +34,7 @@ VOLATILE = {"revision_number", "updated_at", "created_at"}
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     made = Lab(tmp_path_factory.mktemp("lab") / "state")
     try:
-        made.up(2, south="neutron", database="mariadb")
+        made.up(2, south="neutron", database="mariadb", instance_command=PATIENT)
         yield made
     finally:
         made.down()
