@@ -7,6 +7,7 @@
 BIN := .venv/bin
 ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
 SITES ?= 3
+SOUTH ?= linux
 TESTS ?=
 WORKERS ?= 2
 SEEDS ?= 1000
@@ -20,8 +21,8 @@ help:
 	@echo 'make test-openstack   the tests with real Neutrons, with those that are too long for make test'
 	@echo 'make tempest    the bgpvpn tests of neutron-tempest-plugin against a region with live services'
 	@echo 'make lab     set up, run a lab in the foreground (SITES=3)'
-	@echo 'make bench   set up, measure creates, deletes and what a cut does (docs/bench-*.md)'
-	@echo 'make soak    set up, random operations and faults on a real lab (MINUTES=10 SEED=… SITES=3)'
+	@echo 'make bench   set up, measure creates, deletes, what a cut does, and scale (docs/bench-*.md)'
+	@echo 'make soak    set up, random operations and faults on a real lab (MINUTES=10 SEED=… SITES=3 SOUTH=linux|neutron)'
 	@echo 'make simulate  set up, play SEEDS=1000 of the simulator; SEED=7: that one with its trace; MUTANTS=1: does it bite'
 	@echo 'make setup   only set up: Debian packages, .venv and the OpenStack of the tests (.venv-openstack)'
 
@@ -62,9 +63,10 @@ lab: core
 bench: core
 	$(ROOT) $(BIN)/diminet bench create
 	$(ROOT) $(BIN)/diminet bench resiliency
+	$(ROOT) $(BIN)/diminet bench scale
 
-soak: core
-	@$(ROOT) env PYTHONPATH=tests/lab $(BIN)/python tests/soak/soak.py --minutes $(MINUTES) --sites $(SITES) \
+soak: $(if $(filter neutron,$(SOUTH)),setup,core)
+	@$(ROOT) env PYTHONPATH=tests/lab $(BIN)/python tests/soak/soak.py --minutes $(MINUTES) --sites $(SITES) --south $(SOUTH) \
 		$(if $(SEED),--seed $(SEED))
 
 simulate: core

@@ -298,8 +298,10 @@ class LimitSettings(Section):
     )
     body_timeout: Seconds = Field(10.0, description="seconds in which a request body must have arrived")
     json_depth: int = Field(32, ge=8, le=200, description="nested brackets in a body at most")
-    overlaps_batch: Count = Field(
-        200, description="services looked at in one reconcile_interval for subnets that appeared and overlap"
+    round_batch: Count = Field(
+        200,
+        description="services that one round of a background look takes (for overlaps and pools at each "
+        "reconcile_interval, of the audit at each audit_interval); of more, the next ones in the next round",
     )
     # peers
     east_west_rate_per_second: float = Field(

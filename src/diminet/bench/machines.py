@@ -104,9 +104,15 @@ def parse_figures(text: str) -> Figures:
 
 def figures(machine: Machine) -> Figures:
     """Blocking. Raises SiteUnreachable."""
+    return parse_figures(metrics(machine))
+
+
+def metrics(machine: Machine) -> str:
+    """Blocking. Raises SiteUnreachable."""
     try:
         with _NO_PROXY.open(f"{machine.north}/metrics", timeout=METRICS_TIMEOUT) as answer:
-            return parse_figures(answer.read().decode())
+            text: str = answer.read().decode()
+            return text
     except (OSError, urllib.error.URLError) as error:
         raise SiteUnreachable(
             f"the metrics of site {machine.name} cannot be read: {error}", sites=[machine.name]

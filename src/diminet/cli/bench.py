@@ -99,6 +99,69 @@ def resiliency(
         console().print(text, markup=False)
 
 
+@app.command()
+def scale(
+    creates: Annotated[
+        str, typer.Option("--creates", help="Creates at once: 1,4,16,64; none: not.", metavar="K,K")
+    ] = "1,4,16,64",
+    sites: Annotated[
+        str, typer.Option("--sites", help="Real sites of one service: 2-14; none: not.", metavar="N-M")
+    ] = "2,4,6,8,10,12,14",
+    simulated: Annotated[
+        str, typer.Option("--simulated", help="Simulated sites of one service; none: not.", metavar="N,N")
+    ] = "20,50,100,200",
+    services: Annotated[
+        str, typer.Option("--services", help="Services of one instance; none: not.", metavar="N,N")
+    ] = "50,50000",
+    runs: Annotated[int, typer.Option("--runs", min=1, help="Runs of each number of real sites.")] = 3,
+    delay: Annotated[
+        float, typer.Option("--delay", min=0.1, help="Delay of the simulated WAN in ms, one way.")
+    ] = 25.0,
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=1, help="request_timeout of creates at once, in seconds.")
+    ] = 120.0,
+    seed: Annotated[int, typer.Option("--seed", help="Of what is drawn at random.")] = 1,
+    out: Annotated[Path, typer.Option("--out", help="Directory of bench-scale.md, .json and .svg.")] = Path(
+        "docs"
+    ),
+    state: Annotated[Path, typer.Option("--state", help="State directory of the lab.")] = DEFAULT_STATE,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document and nothing else.")
+    ] = False,
+) -> None:
+    """Many creates at once; one service over many sites; many services in one instance."""
+    _take_the_lab_along()
+    from diminet.bench import scale as measuring
+    from diminet.bench import scale_page as page
+
+    lists = {"creates": creates, "sites": sites, "simulated": simulated, "services": services}
+    wanted = {name: _counts(name, text) for name, text in lists.items()}
+    wish = measuring.Wish(**wanted, runs=runs, timeout=timeout, delay_ms=delay, seed=seed)
+    words = [f"--{name} {','.join(map(str, numbers)) or 'none'}" for name, numbers in wanted.items()]
+    words += [f"--runs {runs}", f"--timeout {timeout:g}", f"--delay {delay:g}", f"--seed {seed}"]
+    found = measuring.run(
+        state, wish, " ".join(("diminet bench scale", *words)), _silent if as_json else note
+    )
+    stem = "bench-scale"
+    text = page.markdown(found, json_name=f"{stem}.json", figure_name=f"{stem}.svg")
+    _keep(out, stem, found, text, page.svg(found))
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+    else:
+        console().print(text, markup=False)
+
+
+def _counts(name: str, text: str) -> tuple[int, ...]:
+    """`none`: none."""
+    found: set[int] = set()
+    for part in () if text == "none" else text.split(","):
+        ends = re.fullmatch(r"([1-9]\d{0,5})(?:-([1-9]\d{0,5}))?", part.strip())
+        if ends is None:
+            raise typer.BadParameter(f"{text!r} is not like 2-6, 2,4,6 or none", param_hint=f"--{name}")
+        found |= set(range(int(ends[1]), int(ends[2] or ends[1]) + 1))
+    return tuple(sorted(found))
+
+
 def _take_the_lab_along() -> None:
     """Who is told to end ends as by Ctrl-C, so that the lab goes too."""
     for number in (signal.SIGTERM, signal.SIGHUP):

@@ -381,8 +381,8 @@ class Tx(Protocol):
     def services_buried(self) -> list[str]:
         """Ids of tombstones that are not settled."""
 
-    def services_of_types(self, types: Iterable[str]) -> list[ServiceRow]:
-        """Those of these types that stand."""
+    def services_of_type(self, kind: str, after: str, limit: int) -> list[ServiceRow]:
+        """Those of that type that stand, by id, behind that id."""
 
     def services_page(self, after: str, limit: int) -> list[ServiceRow]:
         """Any, also what is over, by id, behind that id."""
@@ -512,6 +512,9 @@ class Tx(Protocol):
 
     def prune(self, *, events_before: float, events_most: int, settled_before: float, now: float) -> None:
         """Bounded growth: old events, settled tombstones and revoked services, idempotency keys."""
+
+    def forget_authorisations(self, *, before: float, after: str, limit: int) -> list[str]:
+        """Older ones whose service is no more, of the next so many services by id, behind that id: those."""
 
 
 class Store(Protocol):
