@@ -1,6 +1,6 @@
 # The names that people and scripts rely on (docs/operations.md). Everything that needs root uses sudo if you
 # are not root.
-.PHONY: help setup core demo test faults test-openstack lint pytest lab bench simulate soak
+.PHONY: help setup core demo test faults test-openstack tempest lint pytest lab bench simulate soak
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -19,6 +19,7 @@ help:
 	@echo 'make test    set up, run all checks and tests (TESTS=path: only those; WORKERS=2 at once)'
 	@echo 'make faults  every fault of a Neutron at every call of every operation (an hour; DIMINET_SEED=…)'
 	@echo 'make test-openstack   the tests with real Neutrons, with those that are too long for make test'
+	@echo 'make tempest    the bgpvpn tests of neutron-tempest-plugin against a region with live services'
 	@echo 'make lab     set up, run a lab in the foreground (SITES=3)'
 	@echo 'make bench   set up, measure creates, deletes, what a cut does, and scale (docs/bench-*.md)'
 	@echo 'make soak    set up, random operations and faults on a real lab (MINUTES=10 SEED=… SITES=3 SOUTH=linux|neutron)'
@@ -40,7 +41,12 @@ faults: setup
 	DIMINET_FAULTS=all $(BIN)/pytest -n 0 -s tests/south_neutron/test_neutron_faults.py
 
 test-openstack: setup
-	DIMINET_OPENSTACK=long $(BIN)/pytest -n 0 tests/south_neutron tests/south_contract tests/lab/test_openstack_mariadb.py
+	DIMINET_TESTS=long $(BIN)/pytest -n 0 tests/south_neutron tests/south_contract \
+		tests/lab/test_openstack_mariadb.py tests/surroundings/test_keystone_each.py
+
+tempest: setup
+	@sh scripts/setup_tempest.sh
+	$(ROOT) env DIMINET_TESTS=tempest $(BIN)/pytest -n 0 -s tests/lab/test_openstack_tempest.py
 
 lint:
 	$(BIN)/ruff check

@@ -6,6 +6,7 @@ then the networks and pools as they were, then our rows.
 """
 
 from collections.abc import Sequence, Set
+from contextlib import suppress
 
 import structlog
 
@@ -308,22 +309,43 @@ class Reconciler:
         return not stranger
 
     async def sweep_networks(self) -> None:
-        """Networks that we made and nothing here knows of: a VIM that did not answer in time may have
-        made them all the same."""
+        """Networks that we made, and tenants' subnets that we changed, and nothing here knows of: a VIM
+        that did not answer in time may have made or changed them all the same."""
         if not await self.trusts_vim():
             return
-        made = {f"{r.service_id} {r.network_id}": r for r in await self.here.south.remains() if r.made}
+        remains = await self.here.south.remains()
+        known = {f"{r.service_id} {r.network_id}": r for r in remains if r.made or not r.service_id}
         most = self.here.limits.round_batch
-        names = sorted(name for name in made if name > self.sweeping.after)[:most]
+        names = sorted(name for name in known if name > self.sweeping.after)[:most]
         self.sweeping.took(names, most)
-        for remains in (made[name] for name in names):
-            async with self.here.locks[f"promise {remains.service_id}"]:
-                if not await self._is_wanted(remains):
-                    await self.here.south.drop_network(remains.network_id)
+        for one in (known[name] for name in names):
+            if one.made:
+                await self._drop_unknown(one)
+            else:
+                await self._undo_late(one)
+
+    async def _drop_unknown(self, remains: Remains) -> None:
+        async with self.here.locks[f"promise {remains.service_id}"]:
+            if not await self._is_wanted(remains):
+                await self.here.south.drop_network(remains.network_id)
 
     async def _is_wanted(self, remains: Remains) -> bool:
         ours = await self.here.store.read(lambda tx: known_networks(tx, remains.service_id))
         return "" in ours or remains.network_id in ours
+
+    async def _undo_late(self, remains: Remains) -> None:
+        network_id = remains.network_id
+
+        def in_use(tx: Tx) -> bool:
+            promised = bool(tx.reservations_of_network(network_id)) or tx.being_put_back(network_id)
+            return promised or bool(tx.services_of_network(self.here.name, network_id))
+
+        async with self.here.locks[f"shape {network_id}"]:
+            if await self.here.store.read(in_use):
+                return
+            with suppress(NetworkNotFound):  # deleted meanwhile: nothing to put back
+                for shape in remains.shapes:
+                    await self.here.south.shape_subnet(network_id, shape, make=False)
 
     async def _sweep(self, strangers: Set[str]) -> list[DiminetError]:
         """A data plane of ours without a live service: left over by a crash."""

@@ -252,8 +252,9 @@ class Reservations:
     ) -> None:
         if not row.original:
             await self._replace(row, row.model_copy(update={"original": as_shapes(network)}))
-        for shape in shapes:
-            await self.here.south.shape_subnet(row.network_id, shape)
+        async with self.here.locks[f"shape {row.network_id}"]:
+            for shape in shapes:
+                await self.here.south.shape_subnet(row.network_id, shape)
         # A VIM may still be giving out an address of the pools as they were (Neutron; on linux 0).
         await self.here.clock.sleep(self.here.limits.settle_interval)
 

@@ -29,7 +29,7 @@ from diminet.south.neutron.bgpvpns import BgpVpns, differs, targets_of
 from diminet.south.neutron.ingress import ingress_of
 from diminet.south.neutron.networks import Networks
 from diminet.south.neutron.neutron import Json, Neutron
-from diminet.south.neutron.subnets import Subnets
+from diminet.south.neutron.subnets import LATE_S, Subnets
 
 T = TypeVar("T")
 
@@ -37,16 +37,19 @@ PROVIDER_S = 60.0  # seconds that the name of the BGP VPN provider is believed
 
 
 class NeutronSouth:
-    """mtu: bytes that the way between the sites carries. target_asn: of our route targets."""
+    """mtu: bytes that the way between the sites carries. target_asn: of our route targets. late_s: seconds
+    in which a change of a subnet that Neutron did not answer may still be done."""
 
     kind = "neutron"
     asks_for_room = False
 
-    def __init__(self, neutron: Neutron, *, mtu: int = 1450, target_asn: int = 64999) -> None:
+    def __init__(
+        self, neutron: Neutron, *, mtu: int = 1450, target_asn: int = 64999, late_s: float = LATE_S
+    ) -> None:
         self._neutron = neutron
         self._mtu = mtu
         self._asn = target_asn
-        self._subnets = Subnets(neutron)
+        self._subnets = Subnets(neutron, late_s=late_s)
         self._networks = Networks(neutron, self._subnets)
         self._vpns = BgpVpns(neutron)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()

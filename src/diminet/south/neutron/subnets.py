@@ -5,16 +5,19 @@ written is the whole wanted state, one write after another per network; what cam
 found by the audit.
 """
 
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from ipaddress import ip_address, ip_network
+from time import monotonic
 from typing import Any
 
-from diminet.errors import NetworkNotFound
+from diminet.errors import NetworkNotFound, SiteUnreachable
 from diminet.model import AddressRange, SubnetFacts, SubnetShape
 from diminet.south.neutron import marks
 from diminet.south.neutron.neutron import Json, Neutron, Refused
 
 Show = Callable[[str], Awaitable[Json]]
+LATE_S = 120.0  # seconds in which a change that Neutron did not answer may still be done
 SELF_MADE = {"slaac", "dhcpv6-stateless"}  # address modes in which hosts choose (RFC 4862)
 
 
@@ -34,8 +37,12 @@ def facts(subnet: Mapping[str, Any]) -> SubnetFacts:
 
 
 class Subnets:
-    def __init__(self, neutron: Neutron) -> None:
+    """late_s: seconds in which a change that was not answered may still come."""
+
+    def __init__(self, neutron: Neutron, *, late_s: float = LATE_S) -> None:
         self._neutron = neutron
+        self._late_s = late_s
+        self._unanswered: dict[str, float] = {}  # subnet -> when a change of it had no answer
 
     async def of(self, network_id: str) -> list[Json]:
         what = f"list the subnets of network {network_id}"
@@ -102,12 +109,28 @@ class Subnets:
         if change and made is None and tag is None:
             await self._tag(subnet_id, [marks.CHANGED, marks.was(now.shape())])
         if change:
-            what = f"set pools and gateway of subnet {now.cidr} ({subnet_id})"
-            await self._neutron.put(what, f"/subnets/{subnet_id}", {"subnet": change})
-        if tag and _restored(marks.shape_before(tag, now.cidr), shape):
+            await self._put(subnet_id, now.cidr, change)
+        if (
+            tag
+            and _restored(marks.shape_before(tag, now.cidr), shape)
+            # A change that comes late is found by its tags, and put back once no other can come.
+            and monotonic() >= self._unanswered.get(subnet_id, -math.inf) + self._late_s
+        ):
             for one in (marks.CHANGED, tag):  # the one by which we know goes last
                 what = f"take a tag of subnet {subnet_id} off"
                 await self._neutron.delete(what, f"/subnets/{subnet_id}/tags/{one}")
+
+    async def _put(self, subnet_id: str, cidr: str, change: Json) -> None:
+        what = f"set pools and gateway of subnet {cidr} ({subnet_id})"
+        try:
+            await self._neutron.put(what, f"/subnets/{subnet_id}", {"subnet": change})
+        except SiteUnreachable:
+            now = monotonic()
+            over = [one for one, at in self._unanswered.items() if now >= at + self._late_s]
+            for one in over:
+                del self._unanswered[one]
+            self._unanswered[subnet_id] = now
+            raise
 
     async def _tag(self, subnet_id: str, tags: Sequence[str]) -> None:
         """Adds them; those of others stay (the extension `tag-creation`, Neutron 2024.2 and later)."""
