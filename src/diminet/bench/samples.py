@@ -83,7 +83,8 @@ class Idle(Model):
 
 class Results(Model):
     """taken_at: RFC 3339. machine: sentence. load: mean of the run queue over one minute, at the start
-    and at the end. delays_ms: one way. failures: sentences, one for each round that was given up."""
+    and at the end. delays_ms: one way. paper: the paper's own sequence (of neutron only). failures:
+    sentences, one for each round that was given up."""
 
     command: str
     taken_at: str
@@ -96,6 +97,7 @@ class Results(Model):
     delays_ms: tuple[float, ...]
     samples: tuple[Sample, ...]
     floor: tuple[FloorSample, ...]
+    paper: tuple[FloorSample, ...] = ()
     failures: tuple[str, ...] = ()
     idle: tuple[Idle, ...]
 
