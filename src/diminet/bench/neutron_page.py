@@ -147,31 +147,32 @@ def _times(samples: Sequence[Sample], name: str) -> str:
 def _method() -> str:
     return """## What is compared
 
-Each round draws the receiving site and its partners, then the order of three: a create and delete by DIMINET
-(timed at the user's client until 201, and until every member is clean), by the floor, and by the paper's
-sequence. While the latter two run, all instances are paused (SIGSTOP). No WAN delay is added.
+Each round draws the receiving site and its partners, then the order of three: a create and delete by
+DIMINET (timed at the user's client until 201, and until every member is clean), by the floor, and by the
+paper's sequence. While the latter two run, all instances are paused (SIGSTOP). No WAN delay is added.
 
-**The floor** and **the paper's sequence** are bare calls (`diminet.bench.rivals`) from the benchmark's own
-process, by the class that the instances use too (openstacksdk in a pool of threads, kept connections, one
-token): without DIMINET between, a decision, a database, another HTTP API, or anything told to another site.
+**The floor** and **the paper's sequence** are bare calls (`diminet.bench.rivals`) from the benchmark's
+own process, by the class that the instances use too (openstacksdk in a pool of threads, kept
+connections, one token): without DIMINET between, a decision, a database, another HTTP API, or anything
+told to another site.
 
 The floor, all sites at once, each by itself:
 
-- L3, each site: show the network as the user and list its subnets (both at once); create a BGP VPN; associate
-  the network.
-- L2, the receiving site: show the network as the user, list its subnets, list its ports (all at once); set the
-  pools; create a BGP VPN; associate the network.
+- L3, each site: show the network as the user and list its subnets (both at once); create a BGP VPN;
+  associate the network.
+- L2, the receiving site: show the network as the user, list its subnets, list its ports (all at once);
+  set the pools; create a BGP VPN; associate the network.
 - L2, the others: create a network; create a subnet; create a BGP VPN; associate the network.
 
-The paper's sequence (its sections IV-D, IV-E and V-B): the receiving site asks the others' Neutrons itself, and
-a BGP VPN connects two sites, so that each of N sites makes N-1.
+The paper's sequence (its sections IV-D, IV-E and V-B): the receiving site asks the others' Neutrons
+itself, and a BGP VPN connects two sites, so that each of N sites makes N-1.
 
-- L3: show the network, all sites at once; show the subnet, all at once; at the receiving site a BGP VPN and its
-  association for each other site, one after another; then the same at all others, these at once.
-- L2: show the network, then the subnet, at the receiving site; list the subnets of that CIDR at all others at
-  once; at the receiving site BGP VPNs and associations as above, then set the pools; then at all others at once:
-  create a network; create a subnet; BGP VPNs and associations.
+- L3: show the network, all sites at once; show the subnet, all at once; at the receiving site a BGP VPN
+  and its association for each other site, one after another; then the same at all others, these at once.
+- L2: show the network, then the subnet, at the receiving site; list the subnets of that CIDR at all
+  others at once; at the receiving site BGP VPNs and associations as above, then set the pools; then at
+  all others at once: create a network; create a subnet; BGP VPNs and associations.
 
-What the paper's instances tell each other, and the route target that comes back with the answer, costs nothing
-here: its sequence is measured at its best.
+What the paper's instances tell each other, and the route target that comes back with the answer, costs
+nothing here: its sequence is measured at its best.
 """
