@@ -10,7 +10,7 @@ import asyncio
 import os
 import random
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -69,11 +69,12 @@ async def _measure(
     lab: Lab, wish: Wish, chance: random.Random, note: Note, found: Found, paper: list[FloorSample]
 ) -> None:
     async with open_bench(lab) as bench:
-        note("warming up")
         for site in bench.machines:
             for kind in KINDS:
+                note(f"warming up: {kind} at site {site}")
                 others = [name for name in bench.machines if name != site]
-                await bench.service(Draw(kind, (site, *others)))
+                with suppress(DiminetError):  # the first answers of so many fresh servers take their time
+                    await bench.service(Draw(kind, (site, *others)))
         for number in range(wish.runs):
             note(f"run {number + 1} of {wish.runs}")
             for count in wish.sites:
