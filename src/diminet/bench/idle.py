@@ -36,19 +36,20 @@ def look(
     these: Iterable[Machine], seconds: float, sleep: Callable[[float], None] = time.sleep
 ) -> tuple[Idle, ...]:
     """Blocking, for that long."""
-    before = [(m, _spent(m.pid)) for m in these]
+    before = [(m, spent(m.pid)) for m in these]
     began = time.monotonic()
     sleep(seconds)
     passed = time.monotonic() - began
-    return tuple(_idle(machine, spent, passed) for machine, spent in before)
+    return tuple(_idle(machine, was, passed) for machine, was in before)
 
 
-def _spent(pid: int) -> Spent:
+def spent(pid: int) -> Spent:
+    """So far, of that process."""
     return parse_stat(Path(f"/proc/{pid}/stat").read_text())
 
 
 def _idle(machine: Machine, before: Spent, passed: float) -> Idle:
-    now = _spent(machine.pid)
+    now = spent(machine.pid)
     rss, pss = parse_memory(Path(f"/proc/{machine.pid}/smaps_rollup").read_text())
     own = (now.own - before.own) / passed
     children = (now.children - before.children) / passed

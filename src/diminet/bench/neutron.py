@@ -18,7 +18,7 @@ from pathlib import Path
 import openstack.connection
 from pydantic import SecretStr
 
-from diminet.bench import machines, services
+from diminet.bench import idle, machines, services
 from diminet.bench.create import Found, Note, Wish
 from diminet.bench.machines import Machine
 from diminet.bench.rivals import CIDRS, Bare, Floor, Paper, Rival
@@ -154,9 +154,9 @@ class Bench:
         north, loop = self._north[drawn.sites[0]], asyncio.get_running_loop()
         body = services.body(drawn, {site: self._networks[site][drawn.kind] for site in drawn.sites})
         before = await services.figures_of(self.machines, drawn.sites)
-        began = loop.time()
+        watch, began = Watch(self._members(drawn)), loop.time()
         answer = await asyncio.to_thread(north.create, body)
-        seconds = loop.time() - began
+        seconds, cpu = loop.time() - began, watch.gained()
         after = await services.figures_of(self.machines, drawn.sites)
         service_id = str(answer.service["id"])
         began = loop.time()
@@ -165,8 +165,9 @@ class Bench:
         if answer.status != 201:
             raise BadSurroundings(f"a create was answered {answer.status} after {seconds:.1f} s, not 201")
         last = await services.figures_of(self.machines, drawn.sites)
+        created = services.sample(drawn, "create", seconds, before, after, delay_ms=0.0)
         return [
-            services.sample(drawn, "create", seconds, before, after, delay_ms=0.0),
+            created.model_copy(update={"cpu": cpu}),
             services.sample(drawn, "delete", gone, after, last, delay_ms=0.0),
         ]
 
@@ -174,18 +175,44 @@ class Bench:
         self._serial += 1
         loop = asyncio.get_running_loop()
         async with machines.paused(self.machines.values()):
-            began = loop.time()
+            watch, began = Watch(self._members(drawn)), loop.time()
             try:
                 await rival.create(drawn, self._serial)
-                seconds = loop.time() - began
+                seconds, cpu = loop.time() - began, watch.gained()
             finally:
                 began = loop.time()
                 await rival.delete()
             gone = loop.time() - began
-        return [_timed(drawn, "create", seconds), _timed(drawn, "delete", gone)]
+        return [_timed(drawn, "create", seconds, cpu), _timed(drawn, "delete", gone, {})]
+
+    def _members(self, drawn: Draw) -> list[Machine]:
+        return [self.machines[site] for site in drawn.sites]
 
 
-def _timed(drawn: Draw, operation: Operation, seconds: float) -> FloorSample:
+class Watch:
+    """Processor seconds from now on."""
+
+    def __init__(self, members: list[Machine]) -> None:
+        self._pids = {
+            "instances": [machine.pid for machine in members],
+            "Neutrons": [machine.neutron for machine in members if machine.neutron],
+            "benchmark": [os.getpid()],
+        }
+        self._before = self._now()
+
+    def gained(self) -> dict[str, float]:
+        return {name: now - self._before[name] for name, now in self._now().items()}
+
+    def _now(self) -> dict[str, float]:
+        return {name: sum(idle.spent(pid).own for pid in pids) for name, pids in self._pids.items()}
+
+
+def _timed(drawn: Draw, operation: Operation, seconds: float, cpu: dict[str, float]) -> FloorSample:
     return FloorSample(
-        kind=drawn.kind, operation=operation, sites=len(drawn.sites), delay_ms=0.0, seconds=seconds
+        kind=drawn.kind,
+        operation=operation,
+        sites=len(drawn.sites),
+        delay_ms=0.0,
+        seconds=seconds,
+        cpu=cpu,
     )

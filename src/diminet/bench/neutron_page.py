@@ -1,5 +1,6 @@
 """The page and the picture of `diminet bench create --south neutron`, made from its results alone."""
 
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -52,6 +53,7 @@ def markdown(results: Results, *, json_name: str, figure_name: str) -> str:
         *(_operation(results, kind, what) for kind in ("l2", "l3") for what in ("create", "delete")),
         page.steps(results),
         _calls(results),
+        _processor(results),
         page.failures(results),
         _method(),
     ]
@@ -142,6 +144,33 @@ def _calls(results: Results) -> str:
 
 def _times(samples: Sequence[Sample], name: str) -> str:
     return f"{mean_of(samples, lambda s: s.vim_calls.get(name, 0)):.1f}"
+
+
+def _processor(results: Results) -> str:
+    """Where there are more sites than processors, this is what the time is."""
+    rows = []
+    for kind in ("l2", "l3"):
+        for count in results.sites:
+            ours = [s.cpu for s in results.of(kind, "create", count, NO_DELAY)]
+            floor = [s.cpu for s in results.floor if _is(s, kind, "create", count)]
+            paper = [s.cpu for s in results.paper if _is(s, kind, "create", count)]
+            if ours and floor and paper:
+                cells = [(ours, "Neutrons"), (ours, "instances"), (floor, "Neutrons"), (floor, "benchmark")]
+                cells += [(paper, "Neutrons"), (paper, "benchmark")]
+                rows.append([kind, str(count), *(_spent(cpu, name) for cpu, name in cells)])
+    if not rows:
+        return ""
+    legend = (
+        "Mean processor time of one create, milliseconds, all members together: it hardly depends on what "
+        "else runs. `client`: the benchmark's process, which makes the bare calls."
+    )
+    columns = ["kind", "N", "DIMINET: Neutrons", "instances", "floor: Neutrons", "client"]
+    columns += ["paper's: Neutrons", "client"]
+    return f"## What it costs in processor time\n\n{legend}\n\n" + page.table(columns, rows)
+
+
+def _spent(cpu: Sequence[Mapping[str, float]], name: str) -> str:
+    return page.ms(statistics.fmean(one.get(name, 0.0) for one in cpu))
 
 
 def _method() -> str:

@@ -97,7 +97,7 @@ class NeutronSouth:
             network = await self._networks.recent(network_id)
             made = marks.made_of(network["tags"])
             found = await (self._subnets.recent if made else self._subnets.of)(network_id)
-            if not found:
+            if not found and not made:
                 network = await self._networks.show(network_id)  # it has none, or is gone
         else:
             network, found = await asyncio.gather(
