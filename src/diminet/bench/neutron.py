@@ -2,8 +2,8 @@
 paper's own sequence (`rivals`) in the same run.
 
 One round of one kind of service over N sites, the receiving one drawn at random: a create and delete by
-DIMINET, by the floor and by the paper's sequence, their order drawn too. Instances are paused while the other
-two run. Rounds of all N and kinds alternate, so that what else happens on the machine meets all alike.
+DIMINET, by the floor and by the paper's sequence, their order drawn too. Rounds of all N and kinds alternate,
+so that what else happens on the machine, the instances' background included, meets all alike.
 """
 
 import asyncio
@@ -174,15 +174,14 @@ class Bench:
     async def rival(self, rival: Rival, drawn: Draw) -> list[FloorSample]:
         self._serial += 1
         loop = asyncio.get_running_loop()
-        async with machines.paused(self.machines.values()):
-            watch, began = Watch(self._members(drawn)), loop.time()
-            try:
-                await rival.create(drawn, self._serial)
-                seconds, cpu = loop.time() - began, watch.gained()
-            finally:
-                began = loop.time()
-                await rival.delete()
-            gone = loop.time() - began
+        watch, began = Watch(self._members(drawn)), loop.time()
+        try:
+            await rival.create(drawn, self._serial)
+            seconds, cpu = loop.time() - began, watch.gained()
+        finally:
+            began = loop.time()
+            await rival.delete()
+        gone = loop.time() - began
         return [_timed(drawn, "create", seconds, cpu), _timed(drawn, "delete", gone, {})]
 
     def _members(self, drawn: Draw) -> list[Machine]:

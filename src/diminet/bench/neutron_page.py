@@ -178,7 +178,7 @@ def _method() -> str:
 
 Each round draws the receiving site and its partners, then the order of three: a create and delete by
 DIMINET (timed at the user's client until 201, and until every member is clean), by the floor, and by the
-paper's sequence. While the latter two run, all instances are paused (SIGSTOP). No WAN delay is added.
+paper's sequence. No WAN delay is added.
 
 **The floor** and **the paper's sequence** are bare calls (`diminet.bench.rivals`) from the benchmark's
 own process, by the class that the instances use too (openstacksdk in a pool of threads, kept
