@@ -118,6 +118,8 @@ class NeutronSouth:
 
     async def ports(self, network_id: str) -> tuple[PortFacts, ...]:
         """Of Neutron's gateway address only where a port has it: that cannot be moved."""
+        if self._subnets.has_none_yet(network_id):
+            return ()  # without a subnet there are no addresses
         rows = await self._networks.ports(network_id)
         if not rows:
             await self._networks.recent(network_id)  # none, or no network

@@ -57,6 +57,10 @@ class Subnets:
         """The network has just been made here."""
         self._remember(network_id, [])
 
+    def has_none_yet(self, network_id: str) -> bool:
+        found, at = self._recent.get(network_id, ([], -math.inf))
+        return not found and monotonic() < at + RECENT_S
+
     def _remember(self, network_id: str, found: list[Json]) -> None:
         if len(self._recent) >= MOST_RECENT:
             self._recent.clear()
