@@ -7,6 +7,7 @@
 BIN := .venv/bin
 ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
 SITES ?= 3
+SOUTH ?= linux
 TESTS ?=
 WORKERS ?= 2
 SEEDS ?= 1000
@@ -22,7 +23,7 @@ help:
 	@echo 'make lab     set up, run a lab in the foreground (SITES=3)'
 	@echo 'make bench   set up, measure creates, deletes and what a cut does (docs/bench-*.md)'
 	@echo 'make bench-neutron   the same on real Neutrons beside their floor and the paper (RUNS=100; docs/bench-create-neutron.md)'
-	@echo 'make soak    set up, random operations and faults on a real lab (MINUTES=10 SEED=… SITES=3)'
+	@echo 'make soak    set up, random operations and faults on a real lab (MINUTES=10 SEED=… SITES=3 SOUTH=linux|neutron)'
 	@echo 'make simulate  set up, play SEEDS=1000 of the simulator; SEED=7: that one with its trace; MUTANTS=1: does it bite'
 	@echo 'make setup   only set up: Debian packages, .venv and the OpenStack of the tests (.venv-openstack)'
 
@@ -62,8 +63,8 @@ bench: core
 bench-neutron: setup
 	$(ROOT) $(BIN)/diminet bench create --south neutron --runs $(RUNS)
 
-soak: core
-	@$(ROOT) env PYTHONPATH=tests/lab $(BIN)/python tests/soak/soak.py --minutes $(MINUTES) --sites $(SITES) \
+soak: $(if $(filter neutron,$(SOUTH)),setup,core)
+	@$(ROOT) env PYTHONPATH=tests/lab $(BIN)/python tests/soak/soak.py --minutes $(MINUTES) --sites $(SITES) --south $(SOUTH) \
 		$(if $(SEED),--seed $(SEED))
 
 simulate: core

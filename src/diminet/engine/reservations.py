@@ -55,7 +55,9 @@ class Reservations:
         the type finds unfit; nothing stays changed then."""
         here = self.here
         self._check(request)
-        as_user = await here.identity.authorise(ctx, request.project_id)
+        as_user = None
+        if not await here.store.read(lambda tx: self._authorised(tx, request, asker)):
+            as_user = await here.identity.authorise(ctx, request.project_id)
         kind = here.type_of(request.type)
         if ctx.sender is not None:
             # Only our own user may say which of our networks need not be clean.
@@ -83,6 +85,19 @@ class Reservations:
             except DiminetError:
                 await self._take_back(rows[0].rid)
                 raise
+
+    def _authorised(self, tx: Tx, request: ReserveRequest, asker: str) -> bool:
+        """Whether its master asks about networks that are in the service already: these were authorised
+        once, and no token outlives that (DESIGN section 4)."""
+        held = tx.service(request.service_id)
+        if held is None or held.left is not None or held.document.master != asker:
+            return False
+        named = {r.resource_id for r in held.document.resources_of(self.here.name)}
+        return all(
+            entry.resource_id in named
+            and tx.authorised(request.service_id, entry.resource_id, request.project_id)
+            for entry in request.entries
+        )
 
     @staticmethod
     def _left(tx: Tx, service_id: str) -> int:
