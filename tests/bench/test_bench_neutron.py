@@ -42,6 +42,8 @@ def test_the_page_tells_means_errors_ratios_and_what_the_paper_measured():
     text = page.markdown(results(), json_name="x.json", figure_name="x.svg")
     assert "| 2 | 130 ± 10 | 100 | 200 | 1.30 | 2.00 | 3501 |" in text
     assert "| l3 create, N=6: DIMINET's mean to the floor's | at most 1.3 | 2.00 | **missed** |" in text
+    lossy = page.markdown(results(failures=("l3, N=6, at A: slow",)), json_name="", figure_name="")
+    assert "| at most 1.3 | 2.00 | **not told**: 1 of 1 rounds failed |" in lossy
     assert "Provisional" not in text
     assert "Provisional" in page.markdown(results(load=(5.0, 1.0)), json_name="", figure_name="")
 
