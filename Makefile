@@ -1,6 +1,6 @@
 # The names that people and scripts rely on (docs/operations.md). Everything that needs root uses sudo if you
 # are not root.
-.PHONY: help setup core demo test faults test-openstack tempest lint pytest lab bench simulate soak
+.PHONY: help setup core demo test faults test-openstack tempest lint pytest lab bench bench-neutron simulate soak
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -11,6 +11,7 @@ SOUTH ?= linux
 TESTS ?=
 WORKERS ?= 2
 SEEDS ?= 1000
+RUNS ?= 100
 MINUTES ?= 10
 STEPS ?= 1000
 
@@ -22,6 +23,7 @@ help:
 	@echo 'make tempest    the bgpvpn tests of neutron-tempest-plugin against a region with live services'
 	@echo 'make lab     set up, run a lab in the foreground (SITES=3)'
 	@echo 'make bench   set up, measure creates, deletes, what a cut does, and scale (docs/bench-*.md)'
+	@echo 'make bench-neutron   the same on real Neutrons beside their floor and the paper (RUNS=100; docs/bench-create-neutron.md)'
 	@echo 'make soak    set up, random operations and faults on a real lab (MINUTES=10 SEED=… SITES=3 SOUTH=linux|neutron)'
 	@echo 'make simulate  set up, play SEEDS=1000 of the simulator; SEED=7: that one with its trace; MUTANTS=1: does it bite'
 	@echo 'make setup   only set up: Debian packages, .venv and the OpenStack of the tests (.venv-openstack)'
@@ -64,6 +66,9 @@ bench: core
 	$(ROOT) $(BIN)/diminet bench create
 	$(ROOT) $(BIN)/diminet bench resiliency
 	$(ROOT) $(BIN)/diminet bench scale
+
+bench-neutron: setup
+	$(ROOT) $(BIN)/diminet bench create --south neutron --runs $(RUNS)
 
 soak: $(if $(filter neutron,$(SOUTH)),setup,core)
 	@$(ROOT) env PYTHONPATH=tests/lab $(BIN)/python tests/soak/soak.py --minutes $(MINUTES) --sites $(SITES) --south $(SOUTH) \

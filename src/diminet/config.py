@@ -337,8 +337,9 @@ class LimitSettings(Section):
     # L2 addresses
     settle_interval: SecondsOrNone | None = Field(
         None,
-        description="seconds to wait between two looks for ports before a pooled block is given away; "
-        "default: 0 on linux, 1 on neutron",
+        description="seconds to wait between two looks for ports before a pooled block is given away, and "
+        "before a network is stretched where the VIM cannot tell whether ports are in the making; default: "
+        "0 on linux, 1 on neutron",
     )
     audit_interval: Seconds = Field(
         10.0, description="seconds between two comparisons of the VIM with what the services say"

@@ -36,11 +36,11 @@ def look(
     these: Iterable[Machine], seconds: float, sleep: Callable[[float], None] = time.sleep
 ) -> tuple[Idle, ...]:
     """Blocking, for that long."""
-    before = [(m, _spent(m.pid)) for m in these]
+    before = [(m, spent(m.pid)) for m in these]
     began = time.monotonic()
     sleep(seconds)
     passed = time.monotonic() - began
-    return tuple(_idle(machine.name, machine.pid, spent, passed) for machine, spent in before)
+    return tuple(_idle(machine.name, machine.pid, was, passed) for machine, was in before)
 
 
 def memory(pid: int) -> int:
@@ -50,17 +50,18 @@ def memory(pid: int) -> int:
 
 def watch(pid: int, seconds: float) -> Idle:
     """One process, blocking, for that long."""
-    before, began = _spent(pid), time.monotonic()
+    before, began = spent(pid), time.monotonic()
     time.sleep(seconds)
     return _idle("", pid, before, time.monotonic() - began)
 
 
-def _spent(pid: int) -> Spent:
+def spent(pid: int) -> Spent:
+    """So far, of that process."""
     return parse_stat(Path(f"/proc/{pid}/stat").read_text())
 
 
 def _idle(site: str, pid: int, before: Spent, passed: float) -> Idle:
-    now = _spent(pid)
+    now = spent(pid)
     rss, pss = parse_memory(Path(f"/proc/{pid}/smaps_rollup").read_text())
     own = (now.own - before.own) / passed
     children = (now.children - before.children) / passed

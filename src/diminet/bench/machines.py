@@ -33,7 +33,7 @@ VIM_COUNT = "diminet_vim_call_seconds_count"
 
 
 class Machine(NamedTuple):
-    """A site. pid: of its instance, on the host. config: the instance's file."""
+    """A site. pid: of its instance, on the host. config: the instance's file. neutron: pid of its Neutron."""
 
     name: str
     number: int
@@ -41,6 +41,7 @@ class Machine(NamedTuple):
     vtep: str
     pid: int
     config: Path
+    neutron: int | None = None
 
     def inside(self, *more: str) -> tuple[str, ...]:
         """Prefix of a command that is to run where the instance runs. more: options of nsenter."""
@@ -60,6 +61,7 @@ def machines(lab: Lab) -> dict[str, Machine]:
             vtep=site["wan_ip"],
             pid=site["pids"]["instance"],
             config=lab.state_dir / site["name"] / CONFIG_FILE,
+            neutron=site["pids"].get("neutron"),
         )
     return found
 

@@ -227,7 +227,16 @@ class SimulatedSouth:
         gateways = [s.gateway_ip for s in self._network(network_id).subnets if s.gateway_ip]
         return tuple(PortFacts(ip=ip, mac="02:00:00:ff:ff:ff", infrastructure=True) for ip in gateways)
 
-    async def make_network(self, service_id: str, project_id: str, name: str, key: str) -> str:
+    async def owner(self, network_id: str, *, as_user: SecretStr | None = None) -> str:
+        self.calls["owner"] += 1
+        return self._network(network_id).project_id
+
+    async def settled(self, network_id: str) -> bool:
+        return True
+
+    async def make_network(
+        self, service_id: str, project_id: str, name: str, key: str, *, first: bool = False
+    ) -> str:
         self.calls["make_network"] += 1
         if (service_id, key) not in self._made:
             network_id = str(uuid.uuid4())
