@@ -96,54 +96,33 @@ class Services(Rows):
         return [parse(body) for body in self._bodies(_LIVE_SERVICES)]
 
     def services_at_work(self) -> set[str]:
-        return set(self._db.execute(sa.select(services.c.id).where(services.c.stage.in_(AT_WORK))).scalars())
+        return set(self._bodies(_AT_WORK))
 
     def services_to_realise(self) -> list[str]:
-        return list(self._db.execute(sa.select(services.c.id).where(services.c.pending.is_(True))).scalars())
+        return self._bodies(_TO_REALISE)
 
     def services_realised(self, site: str) -> set[str]:
-        part = service_resources
-        found = (
-            sa.select(part.c.service_id)
-            .join(services, services.c.id == part.c.service_id)
-            .where(part.c.site == site, services.c.stage == Stage.LIVE, services.c.pending.is_not(True))
-        )
-        return set(self._db.execute(found).scalars())
+        return set(self._bodies(_REALISED, site=site))
 
     def services_waiting(self) -> list[ServiceRow]:
-        wanted = sa.select(services.c.body).where(services.c.waiting.is_(True))
-        return [parse(body) for body in self._bodies(wanted)]
+        return [parse(body) for body in self._bodies(_WAITING)]
 
     def services_buried(self) -> list[str]:
-        wanted = sa.select(services.c.id).where(services.c.stage == Stage.BURIED)
-        return list(self._db.execute(wanted).scalars())
+        return self._bodies(_BURIED)
 
     def services_of_types(self, types: Iterable[str]) -> list[ServiceRow]:
-        wanted = (services.c.stage == Stage.LIVE, services.c.type.in_(list(types)))
-        return [parse(body) for body in self._bodies(sa.select(services.c.body).where(*wanted))]
+        return [parse(body) for body in self._bodies(_OF_TYPES, types=list(types))]
 
     def services_page(self, after: str, limit: int) -> list[ServiceRow]:
-        page = sa.select(services.c.body).where(services.c.id > after)
-        return [parse(body) for body in self._bodies(page.order_by(services.c.id).limit(limit))]
+        return [parse(body) for body in self._bodies(_PAGE, after=after, most=limit)]
 
     def services_to_reclaim(self) -> list[str]:
-        gone = member_states
-        owned = sa.exists().where(blocks.c.service_id == gone.c.service_id, blocks.c.owner == gone.c.site)
-        found = (
-            sa.select(gone.c.service_id)
-            .distinct()
-            .join(services, services.c.id == gone.c.service_id)
-            .where(gone.c.clean.is_(True), services.c.stage == Stage.LIVE, owned.correlate(gone))
-        )
-        return list(self._db.execute(found).scalars())
+        return self._bodies(_TO_RECLAIM)
 
     def figures(self) -> Figures:
-        kinds = (services.c.type, services.c.status)
-        live = services.c.stage.in_(AT_WORK)
-        counted = self._db.execute(sa.select(*kinds, sa.func.count()).where(live).group_by(*kinds))
-        owned = (blocks.c.owner, blocks.c.pooled)
-        held = self._db.execute(sa.select(*owned, sa.func.count()).group_by(*owned))
-        posted = self._db.execute(sa.select(sa.func.count(), sa.func.min(outbox.c.created_at))).one()
+        counted = self._db.execute(_COUNTED)
+        held = self._db.execute(_HELD)
+        posted = self._db.execute(_POSTED).one()
         return Figures(
             services={(kind, status): number for kind, status, number in counted},
             blocks={(owner, bool(pooled)): number for owner, pooled, number in held},
@@ -174,20 +153,10 @@ class Services(Rows):
 
     def count_services(self, project_id: str) -> int:
         """Those that stand: neither deleted nor revoked."""
-        return self._db.execute(
-            sa.select(sa.func.count())
-            .select_from(services)
-            .where(services.c.project_id == project_id, services.c.stage == Stage.LIVE)
-            .where(services.c.status != ProvisioningStatus.REVOKED)
-        ).scalar_one()
+        return self._db.execute(_SERVICES_OF_PROJECT, {"project_id": project_id}).scalar_one()
 
     def count_blocks(self, project_id: str) -> int:
-        of_project = sa.select(services.c.id).where(
-            services.c.project_id == project_id, services.c.stage == Stage.LIVE
-        )
-        return self._db.execute(
-            sa.select(sa.func.count()).select_from(blocks).where(blocks.c.service_id.in_(of_project))
-        ).scalar_one()
+        return self._db.execute(_BLOCKS_OF_PROJECT, {"project_id": project_id}).scalar_one()
 
     # -- what hangs on them --
 
@@ -285,6 +254,50 @@ def _condition(document: Document, expect: Pair) -> dict[str, object]:
 # Building a statement takes longer than running it: each is built once.
 
 _LIVE_SERVICES = sa.select(services.c.body).where(services.c.stage.in_(AT_WORK))
+_AT_WORK = sa.select(services.c.id).where(services.c.stage.in_(AT_WORK))
+_TO_REALISE = sa.select(services.c.id).where(services.c.pending.is_(True))
+_REALISED = (
+    sa.select(service_resources.c.service_id)
+    .join(services, services.c.id == service_resources.c.service_id)
+    .where(service_resources.c.site == sa.bindparam("site"))
+    .where(services.c.stage == Stage.LIVE, services.c.pending.is_not(True))
+)
+_WAITING = sa.select(services.c.body).where(services.c.waiting.is_(True))
+_BURIED = sa.select(services.c.id).where(services.c.stage == Stage.BURIED)
+_OF_TYPES = sa.select(services.c.body).where(
+    services.c.stage == Stage.LIVE, services.c.type.in_(sa.bindparam("types", expanding=True))
+)
+_PAGE = (
+    sa.select(services.c.body)
+    .where(services.c.id > sa.bindparam("after"))
+    .order_by(services.c.id)
+    .limit(sa.bindparam("most"))
+)
+_OWNED = sa.exists().where(
+    blocks.c.service_id == member_states.c.service_id, blocks.c.owner == member_states.c.site
+)
+_TO_RECLAIM = (
+    sa.select(member_states.c.service_id)
+    .distinct()
+    .join(services, services.c.id == member_states.c.service_id)
+    .where(member_states.c.clean.is_(True), services.c.stage == Stage.LIVE, _OWNED.correlate(member_states))
+)
+_KINDS = (services.c.type, services.c.status)
+_COUNTED = sa.select(*_KINDS, sa.func.count()).where(services.c.stage.in_(AT_WORK)).group_by(*_KINDS)
+_OWNERS = (blocks.c.owner, blocks.c.pooled)
+_HELD = sa.select(*_OWNERS, sa.func.count()).group_by(*_OWNERS)
+_POSTED = sa.select(sa.func.count(), sa.func.min(outbox.c.created_at))
+_OF_PROJECT = (services.c.project_id == sa.bindparam("project_id"), services.c.stage == Stage.LIVE)
+_SERVICES_OF_PROJECT = (
+    sa.select(sa.func.count())
+    .select_from(services)
+    .where(*_OF_PROJECT, services.c.status != ProvisioningStatus.REVOKED)
+)
+_BLOCKS_OF_PROJECT = (
+    sa.select(sa.func.count())
+    .select_from(blocks)
+    .where(blocks.c.service_id.in_(sa.select(services.c.id).where(*_OF_PROJECT)))
+)
 _SERVICES_OF_NETWORK = (
     sa.select(services.c.body)
     .join(service_resources, service_resources.c.service_id == services.c.id)
