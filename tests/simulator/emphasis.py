@@ -62,13 +62,6 @@ EMPHASES: Mapping[str, Emphasis] = MappingProxyType(
             policies=("revoke", "defer"),
             pace=(0.1, 0.2),
         ),
-        "wishes": Emphasis(
-            weights={"create_l2": 4, "create_l3": 8, "delete": 8, "takeover": 12},
-            limits=RARE,
-            sites=(3, 3, 4),
-            policies=("defer",),
-            pace=(0.1, 0.2),
-        ),
         "late letters": Emphasis(  # promises that run out sooner than a slow request ends
             weights={"create_l3": 4, "join": 4, "again": 16, "delete": 1},
             limits={**RARE, "reservation_lifetime": 3.0},
