@@ -10,6 +10,7 @@ flock 9 # one set-up at a time
 
 UV_VERSION=0.13.9
 PACKAGES="frr nftables iproute2 iputils-ping procps util-linux"
+[ "${1:-}" != --openstack ] || PACKAGES="$PACKAGES mariadb-server-core mariadb-client" # programs only, no service
 STAMP=.venv/.diminet-setup
 LOCK_WAIT=600 # seconds to wait for another apt or dpkg
 POLICY=/usr/sbin/policy-rc.d

@@ -85,7 +85,7 @@ class NeutronSite:
 
     def __init__(self, cloud: Cloud, region: str, *, url: str | None = None, timeout: float = 30.0) -> None:
         self.neutron = Neutron(connect(cloud, region, url), site=region, timeout=timeout)
-        self.south = NeutronSouth(self.neutron)
+        self.south = NeutronSouth(self.neutron, late_s=5.0)
         self.tenant = Tenant(cloud, region)
         self.admin = Tenant(cloud, region, "admin")
         self.project = cloud.project_id("demo")

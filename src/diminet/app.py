@@ -411,7 +411,7 @@ def limits(settings: Settings) -> Limits:
         services_per_project=given.services_per_project,
         members_per_service=given.members_per_service,
         blocks_per_project=given.blocks_per_project,
-        overlaps_batch=given.overlaps_batch,
+        round_batch=given.round_batch,
         sync_entries=given.sync_entries,
         peer_refusals_per_hour=given.peer_refusals_per_hour,
     )

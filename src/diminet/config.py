@@ -298,8 +298,10 @@ class LimitSettings(Section):
     )
     body_timeout: Seconds = Field(10.0, description="seconds in which a request body must have arrived")
     json_depth: int = Field(32, ge=8, le=200, description="nested brackets in a body at most")
-    overlaps_batch: Count = Field(
-        200, description="services looked at in one reconcile_interval for subnets that appeared and overlap"
+    round_batch: Count = Field(
+        200,
+        description="services that one round of a background look takes (for overlaps and pools at each "
+        "reconcile_interval, of the audit at each audit_interval); of more, the next ones in the next round",
     )
     # peers
     east_west_rate_per_second: float = Field(
@@ -335,8 +337,9 @@ class LimitSettings(Section):
     # L2 addresses
     settle_interval: SecondsOrNone | None = Field(
         None,
-        description="seconds to wait between two looks for ports before a pooled block is given away; "
-        "default: 0 on linux, 1 on neutron",
+        description="seconds to wait between two looks for ports before a pooled block is given away, and "
+        "before a network is stretched where the VIM cannot tell whether ports are in the making; default: "
+        "0 on linux, 1 on neutron",
     )
     audit_interval: Seconds = Field(
         10.0, description="seconds between two comparisons of the VIM with what the services say"

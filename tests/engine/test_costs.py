@@ -1,12 +1,15 @@
-"""What an operation costs does not grow with services that it does not concern: rows are counted."""
+"""What an operation costs does not grow with services or sites that it does not concern: service rows
+read, SQL statements, steps of SQLite's virtual machine and messages are counted."""
 
 import asyncio
 import dataclasses
+from typing import NamedTuple
 
 import pytest
+import sqlalchemy as sa
 
-from diminet.engine.ports import ServiceRow
-from diminet.messages import Change
+from diminet.engine.ports import ServiceFilter, ServiceRow
+from diminet.messages import BlockRequest, Change
 from diminet.model import Entry, Resource, SubnetFacts
 from diminet.store import services as store_services
 from simulated_cloud import LIMITS, Cloud
@@ -19,11 +22,20 @@ def run(work):
     return asyncio.run(asyncio.wait_for(work, 110))
 
 
-class Counted:
-    """What a store does: service rows read, and steps of SQLite's virtual machine (in hundreds)."""
+class Cost(NamedTuple):
+    rows: int
+    statements: int
+    steps: int  # in hundreds
+    messages: int = 0
 
-    def __init__(self, store, monkeypatch):
-        self.rows = self.steps = 0
+
+class Counted:
+    """What an instance does: service rows read, statements and steps of SQLite, messages of the cloud."""
+
+    def __init__(self, store, monkeypatch, wire):
+        self.rows = self.steps = self.statements = 0
+        self.wire = wire
+        sa.event.listen(store._engine, "before_cursor_execute", self._statement)
         raw = store._ready(5.0, reading=False).connection.dbapi_connection
         raw.set_progress_handler(self._step, 100)
         parse = store_services.parse
@@ -38,10 +50,16 @@ class Counted:
         self.steps += 1
         return 0
 
+    def _statement(self, *_):
+        self.statements += 1
+
+    def now(self):
+        return Cost(self.rows, self.statements, self.steps, self.wire.seen.total())
+
     async def of(self, work):
-        before = (self.rows, self.steps)
+        before = self.now()
         await work
-        return self.rows - before[0], self.steps - before[1]
+        return Cost(*(after - was for was, after in zip(before, self.now(), strict=True)))
 
 
 async def crowd(cloud, document, number):
@@ -74,14 +92,17 @@ async def crowd(cloud, document, number):
     await cloud.stores["A"].write(fill)
 
 
-async def operations(number, monkeypatch):
-    """(rows, steps) at A of each operation, beside `number` other services."""
-    cloud = Cloud("A", "B", "C", limits=QUIET)
+async def operations(number, monkeypatch, bystanders=0):
+    """Costs at A of every operation of users, every message of peers and every background work, beside
+    `number` other services and so many other sites."""
+    cloud = Cloud("A", "B", "C", *(f"X{i}" for i in range(bystanders)), limits=QUIET)
     ids = {s: cloud.vims[s].add_network(f"10.{i}.0.0/24") for i, s in enumerate("ABC")}
     first = await cloud.create("A", "l3", f"A:{ids['A']}", f"B:{ids['B']}")
     await crowd(cloud, first.document, number)
     stretched = cloud.vims["A"].add_network("10.7.0.0/24")
-    counted, a = Counted(cloud.stores["A"], monkeypatch), cloud["A"]
+    counted, a = Counted(cloud.stores["A"], monkeypatch, cloud.wire), cloud["A"]
+    for service_id in await cloud.stores["A"].read(lambda tx: tx.services_at_work()):
+        cloud.vims["A"].targets[service_id] = cloud.vims["A"].targets[first.document.service_id]
     costs = {}
 
     async def measure(name, work):
@@ -104,13 +125,38 @@ async def operations(number, monkeypatch):
     await measure("sites", a.requests.sites(cloud.caller()))
     await measure("modify", change(operation="modify", name="new"))
     await measure("join", change(operation="join", entry=Entry(site="C")))
-    await measure("sync", a.sync(cloud.ctx("B").model_copy(update={"sender": "B"})))
+    await measure("list", a.requests.list(cloud.caller(), ServiceFilter(project_id="demo", limit=10)))
+    await measure("events", a.requests.events(cloud.caller(), service_id, 0, 10))
+    await measure("more room", a.requests.more_room(cloud.caller(), cloud.ctx("A"), service_id))
+    await measure("leave", change(operation="leave", entry=Entry(site="C")))
+    peer = cloud.ctx("B").model_copy(update={"sender": "B"})
+    await measure("hello", a.hello(peer))
+    await measure("snapshot", a.snapshot(peer, service_id))
+    await measure("abort", a.abort(peer, service_id, "00000000-0000-4000-8000-000000000000"))
+    (cidr,) = {b.cidr for b in (await a.snapshot(peer, service_id)).blocks}
+    await measure("give", a.give(peer, service_id, BlockRequest(cidr=cidr, number=1, count=1)))
+    by_b = cloud.vims["B"].add_network("10.9.0.0/24")
+    by_a = cloud.vims["A"].add_network("10.8.0.0/24")
+    made = asyncio.create_task(cloud.create("B", "l3", f"B:{by_b}", f"A:{by_a}"))
+    await measure("reserve and put", made)
+    of_b = made.result().document.service_id
+    await measure("vote", cloud["B"].requests.takeover(cloud.caller("demo", "admin"), peer, of_b, ()))
+    wish = Change(operation="modify", description="handed in")
+    await measure("hand in", cloud["B"].requests.change(cloud.caller(), cloud.ctx("B"), service_id, wish))
+    end = Change(operation="delete")
+    await measure("bury", cloud["B"].requests.change(cloud.caller(), cloud.ctx("B"), of_b, end))
+    await measure("sync", a.sync(peer))
+    await measure("exchange", a.sync_.with_peer("B"))
     await measure("deferred", a.sync_.complete_deferred())
     await measure("refusals", a.refusals.settle())
     await measure("resume", a.resuming.resume())
     await measure("outbox", a.outbox.deliver_due())
     await measure("settle", a._settle())
-    await measure("grow", a._grow())
+    await measure("renew", a.takeover.renew())
+    await measure("expired", a.reservations.release_expired())
+    await measure("sweep", a.reconciler.sweep_networks())
+    await measure("figures", a._figures())
+    await measure("tidy", a._tidy())
     await measure("delete", change(operation="delete"))
     await cloud.close()
     return costs
@@ -120,9 +166,55 @@ def test_no_operation_reads_services_that_it_does_not_concern(monkeypatch):
     few = run(operations(20, monkeypatch))
     monkeypatch.undo()
     many = run(operations(MANY, monkeypatch))
-    for name, (rows, steps) in many.items():
-        assert rows <= few[name][0] + 2, (name, few[name], many[name])
-        assert steps <= 1.5 * few[name][1] + 100, (name, few[name], many[name])
+    for name, cost in many.items():
+        assert cost.rows <= few[name].rows + 2, (name, few[name], cost)
+        assert cost.statements <= few[name].statements + 12, (name, few[name], cost)
+        assert cost.steps <= 1.5 * few[name].steps + 100, (name, few[name], cost)
+        assert cost.messages <= few[name].messages + 1, (name, few[name], cost)
+
+
+def test_no_operation_asks_sites_that_it_does_not_concern(monkeypatch):
+    few = run(operations(20, monkeypatch))
+    monkeypatch.undo()
+    many = run(operations(20, monkeypatch, bystanders=20))
+    for name, cost in many.items():
+        assert cost.statements <= few[name].statements + 12, (name, few[name], cost)
+        assert cost.messages <= few[name].messages + 1, (name, few[name], cost)
+
+
+def test_background_looks_take_a_batch_at_a_time(monkeypatch):
+    """Audit, pools, overlaps and the sweep: at most so many services in a round, all of them in turns."""
+
+    async def main():
+        cloud = Cloud("A", "B", limits=dataclasses.replace(QUIET, round_batch=4))
+        ids = {s: cloud.vims[s].add_network(f"10.{i}.0.0/24") for i, s in enumerate("AB")}
+        first = await cloud.create("A", "l3", f"A:{ids['A']}", f"B:{ids['B']}")
+        await crowd(cloud, first.document, 30)
+        a, counted = cloud["A"], Counted(cloud.stores["A"], monkeypatch, cloud.wire)
+        for work in (a.audit.round, a._grow, a.reconciler.look_for_overlaps, a.reconciler.sweep_networks):
+            for _ in range(3):
+                assert (await counted.of(work())).rows <= 4 + 4, work.__name__  # their neighbours, too
+        await cloud.close()
+
+    run(main())
+
+
+def test_what_an_exchange_found_alike_is_written_at_one_go(monkeypatch):
+    """Each transaction waits for the disk: not one for each service that both share."""
+
+    async def main():
+        cloud = Cloud("A", "B", limits=QUIET)
+        for i in range(12):
+            ids = {s: cloud.vims[s].add_network(f"10.{2 * i + k}.0.0/24") for k, s in enumerate("AB")}
+            await cloud.create("A", "l3", f"A:{ids['A']}", f"B:{ids['B']}")
+        await cloud["A"].sync_.with_peer("B")
+        before = (await cloud.stores["A"].read(lambda tx: tx.meta())).writes
+        assert await cloud["A"].sync_.with_peer("B") is None
+        after = (await cloud.stores["A"].read(lambda tx: tx.meta())).writes
+        assert after - before <= 3
+        await cloud.close()
+
+    run(main())
 
 
 @pytest.mark.parametrize("number", [20, MANY])
@@ -135,7 +227,7 @@ def test_a_round_of_repairs_reads_no_document_of_what_is_as_it_should_be(number,
         target = cloud.vims["A"].targets[view.document.service_id]
         for service_id in await cloud.stores["A"].read(lambda tx: tx.services_at_work()):
             cloud.vims["A"].targets[service_id] = target
-        counted = Counted(cloud.stores["A"], monkeypatch)
+        counted = Counted(cloud.stores["A"], monkeypatch, cloud.wire)
         assert (await counted.of(cloud["A"].reconciler.repair()))[0] == 0
         assert (await counted.of(cloud["A"]._tidy()))[0] == 0
         del cloud.vims["A"].targets[view.document.service_id]
@@ -148,7 +240,7 @@ def test_a_round_of_repairs_reads_no_document_of_what_is_as_it_should_be(number,
 
 def test_overlaps_are_looked_for_in_turns():
     async def main():
-        cloud = Cloud("A", "B", limits=dataclasses.replace(QUIET, overlaps_batch=2))
+        cloud = Cloud("A", "B", limits=dataclasses.replace(QUIET, round_batch=2))
         made, reconciler = [], cloud["A"].reconciler
         for i in range(5):
             ids = {s: cloud.vims[s].add_network(f"10.{i * 2 + k}.0.0/24") for k, s in enumerate("AB")}

@@ -3,7 +3,9 @@
 import asyncio
 import dataclasses
 
-from diminet.errors import SiteRefused
+import pytest
+
+from diminet.errors import NotAuthorised, SiteRefused
 from diminet.messages import Change
 from diminet.model import Entry
 from simulated_cloud import LIMITS, Cloud, until
@@ -157,6 +159,32 @@ def test_joining_another_network_does_not_wait_for_a_deferred_site():
         assert more in {r.resource_id for r in view.document.resources}
         assert view.document.member("C").deferred
         assert [e.resource_id for e in view.document.member("C").wanted] == ["nothing"]
+        await cloud.close()
+
+    run(main())
+
+
+def test_a_member_is_not_asked_for_a_token_again_when_another_site_is_taken_in():
+    """A token is not kept: what was authorised once stands while the service has that network."""
+
+    async def main():
+        cloud, service_id = await deferred(LIMITS, "C:nothing")
+        shown_none = []
+
+        async def refuse(ctx, project_id):
+            shown_none.append(ctx.sender)
+            raise NotAuthorised("no token")
+
+        for site in "AB":
+            cloud[site].here.identity.authorise = refuse
+        await cloud["A"].sync_.complete_deferred()
+        assert (await shown(cloud, service_id)).fault["code"] == "network-not-found"
+        assert shown_none == []
+        more = cloud.vims["B"].add_network("10.90.0.0/24")
+        join = Change(operation="join", entry=Entry(site="B", resource_id=more))
+        with pytest.raises(NotAuthorised):
+            await cloud["A"].requests.change(cloud.caller(), cloud.ctx("A"), service_id, join)
+        assert shown_none == ["A"]
         await cloud.close()
 
     run(main())

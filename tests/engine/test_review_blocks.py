@@ -38,10 +38,10 @@ def hold(vim, name):
     """That call of the VIM waits until the answered event is set."""
     go, reached, call = asyncio.Event(), asyncio.Event(), getattr(vim, name)
 
-    async def slow(*arguments):
+    async def slow(*arguments, **more):
         reached.set()
         await go.wait()
-        return await call(*arguments)
+        return await call(*arguments, **more)
 
     setattr(vim, name, slow)
     return reached, go
@@ -131,7 +131,7 @@ def test_room_that_comes_after_the_deletion_changes_no_pool():
         await set_pooled(cloud, "A", service_id, True)
         give, go, reached = cloud["B"].give, asyncio.Event(), asyncio.Event()
 
-        async def slow(*arguments):
+        async def slow(*arguments, **more):
             answer = await give(*arguments)
             reached.set()
             await go.wait()
@@ -218,7 +218,7 @@ def test_a_grant_that_comes_after_leaving_makes_nothing_ours():
         await set_pooled(cloud, "C", service_id, True)
         give, go, reached = cloud["A"].give, asyncio.Event(), asyncio.Event()
 
-        async def slow(*arguments):
+        async def slow(*arguments, **more):
             answer = await give(*arguments)
             reached.set()
             await go.wait()

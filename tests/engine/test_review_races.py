@@ -45,10 +45,10 @@ def hold(vim, name):
     """That call of the VIM waits until the answered event is set."""
     go, reached, call = asyncio.Event(), asyncio.Event(), getattr(vim, name)
 
-    async def slow(*arguments):
+    async def slow(*arguments, **more):
         reached.set()
         await go.wait()
-        return await call(*arguments)
+        return await call(*arguments, **more)
 
     setattr(vim, name, slow)
     return reached, go

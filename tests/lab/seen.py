@@ -29,6 +29,7 @@ import pytest
 from diminet.client import Answer, ApiError, NorthClient
 from diminet.errors import DiminetError, SiteRefused
 from diminet.lab.client import Lab
+from diminet.lab.plan import Kind
 from diminet.lab.vim import Vim
 from diminet.lab.world import Instance
 
@@ -52,6 +53,10 @@ echo '== namespace'; find /run/netns /run/diminet -mindepth 1 ! -type d
 echo '== nft';       nft list ruleset
 echo '== frr';       vtysh --vty_socket /run/frr/site-$SITE -c 'show running-config'
 """
+COLLECTIONS: dict[Kind, tuple[str, ...]] = {
+    "linux": ("networks", "subnets", "ports"),
+    "neutron": ("networks", "subnets", "ports", "bgpvpn/bgpvpns"),
+}
 _VOLATILE = ("updated_at", "revision_number", "created_at")
 
 
@@ -68,16 +73,17 @@ class Site:
 class Scene:
     """A lab, started by this. Errors: what the lab and the sites raise."""
 
-    def __init__(self, lab: Lab, sites: int) -> None:
+    def __init__(self, lab: Lab, sites: int, south: Kind = "linux") -> None:
         self.lab = lab
+        self.south = south
         self._size = sites
         self._count = 0
         self._open()
 
     def _open(self) -> None:
         lab = self.lab
-        lab.up(self._size)
-        pids = {one["name"]: one["pids"]["zebra"] for one in lab.status()["sites"]}
+        lab.up(self._size, south=self.south)
+        pids = {one["name"]: one["pids"]["instance"] for one in lab.status()["sites"]}
         self._at = {
             entry["name"]: Site(entry["name"], entry, *_namespaces(pids[entry["name"]]))
             for entry in lab.content()["sites"]
@@ -349,10 +355,12 @@ class Scene:
     def _state_of(self, site: str) -> frozenset[str]:
         vim = self.vim(site)
         lines = {f"service {one['id']} {one['provisioning_status']}" for one in self.services(site)}
-        for collection in ("networks", "subnets", "ports"):
+        for collection in COLLECTIONS[self.south]:
             for one in vim.found(collection):
                 fields = {key: value for key, value in one.items() if key not in _VOLATILE}
                 lines.add(f"{collection} {json.dumps(fields, sort_keys=True)}")
+        if self.south == "neutron":
+            return frozenset(lines)
         section = counted = ""
         for line in self.on_site(site, "sh", "-c", f"SITE={site}; {_LOOK}").splitlines():
             if line.startswith("== "):
@@ -473,9 +481,9 @@ def eventually(condition: Callable[[], bool], seconds: float) -> bool:
 
 
 @contextmanager
-def lab_of(sites: int, directory: Path) -> Iterator[Scene]:
+def lab_of(sites: int, directory: Path, south: Kind = "linux") -> Iterator[Scene]:
     """A new lab with so many sites, brought down at the end whatever happens."""
-    scene = Scene(Lab(directory), sites)
+    scene = Scene(Lab(directory), sites, south)
     try:
         yield scene
     finally:

@@ -13,6 +13,7 @@ import pytest
 from keystoneauth1.exceptions import http
 from keystoneauth1.plugin import BaseAuthPlugin
 from keystoneauth1.session import Session
+from patient import PATIENT
 
 from diminet.client import ApiError, NorthClient
 from diminet.lab.client import Lab
@@ -26,7 +27,7 @@ PATIENCE = 120.0  # seconds in which a busy machine gets a request done in time,
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     made = Lab(tmp_path_factory.mktemp("lab") / "state")
     try:
-        made.up(2, south="neutron")
+        made.up(2, south="neutron", instance_command=PATIENT)
         yield made
     finally:
         made.down()
@@ -68,7 +69,7 @@ def entries(networks: dict[str, str]) -> list[dict[str, str]]:
 def diminet(lab: Lab, *words: str) -> tuple[int, Any]:
     """Exit status and the one JSON document."""
     program = str(Path(sys.executable).with_name("diminet"))
-    command = (program, "lab", *words, "--state", str(lab.state_dir), "--json")
+    command = (program, *words, "--state", str(lab.state_dir), "--json")
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.returncode, json.loads(done.stdout)
 
@@ -80,7 +81,7 @@ def test_boot_makes_a_port_and_ping_says_that_there_is_no_data_plane(
     assert [(one["name"], one["network_id"]) for one in made] == [("vm1", networks[site]) for site in "AB"]
     # Every region has MACs of its own, by its number.
     assert [one["mac"][:11] for one in made] == ["fa:16:00:01", "fa:16:00:02"]
-    status, said = diminet(lab, "ping", "A/vm1", "B/vm1")
+    status, said = diminet(lab, "lab", "ping", "A/vm1", "B/vm1")
     assert status == 1
     assert "no data plane" in said["error"]["message"]
     assert lab.status()["sites"][0]["pids"].keys() == {"instance", "neutron"}
@@ -99,6 +100,43 @@ def test_a_tenant_joins_its_networks_with_one_request(lab: Lab, networks: dict[s
     while bgpvpns(lab, "A") or bgpvpns(lab, "B"):
         assert time.monotonic() < deadline
         time.sleep(0.5)
+
+
+def test_a_network_is_stretched_from_the_command_line(lab: Lab) -> None:
+    """As an operator's README reads: make a network, stretch it, boot at both sites, look, delete."""
+
+    def done(*words: str) -> Any:
+        status, said = diminet(lab, *words)
+        assert status == 0, said
+        return said
+
+    def shown(site: str) -> Any:
+        return done("service", "show", service["id"], "--site", site)["service"]
+
+    network = done("lab", "network", "create", "--site", "A", "--name", "wide", "--cidr", "10.7.0.0/24")
+    words = ("service", "create", "--type", "l2", "--name", "wide", f"A:{network['network_id']}", "B")
+    deadline = time.monotonic() + PATIENCE
+    while (found := diminet(lab, *words, "--site", "A"))[0] and time.monotonic() < deadline:
+        assert found[1]["error"]["code"] == "site-unreachable"  # not in time on a busy machine
+    assert found[0] == 0, found
+    service = found[1]["service"]
+    there = {entry["site"]: entry["resource_id"] for entry in service["resources"]}
+    ports = {site: done("lab", "boot", "--site", site, "--network", there[site]) for site in "AB"}
+    assert len({port["ip"] for port in ports.values()}) == len({port["mac"] for port in ports.values()}) == 2
+    while not any("security groups" in warning for warning in shown("A")["warnings"]):
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    warning = next(warning for warning in shown("A")["warnings"] if "security groups" in warning)
+    assert "10.7.0.0/24 of site B" in warning
+    for site, port in ports.items():
+        vim = lab.vim(site)
+        vim.delete("ports", vim.port(port["name"])["id"])
+    while diminet(lab, "service", "delete", service["id"], "--site", "B")[1].get("error") is None:
+        assert time.monotonic() < deadline + PATIENCE
+        time.sleep(0.5)
+    assert bgpvpns(lab, "A") == bgpvpns(lab, "B") == []
+    assert not lab.vim("B").found("networks", id=there["B"])
+    lab.vim("A").delete("networks", network["network_id"])
 
 
 def test_another_projects_network_is_not_there_at_either_site(lab: Lab, networks: dict[str, str]) -> None:

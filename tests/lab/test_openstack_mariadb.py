@@ -15,7 +15,7 @@ from diminet.model import OperatingStatus
 from neutron_regions import Regions
 
 pytestmark = pytest.mark.skipif(
-    os.environ.get("DIMINET_OPENSTACK") != "long", reason="too long for `make test`: `make test-openstack`"
+    os.environ.get("DIMINET_TESTS") != "long", reason="too long for `make test`: `make test-openstack`"
 )
 AT_ONCE = 8
 

@@ -55,6 +55,7 @@ BLOCKS = (
         "if given is not None:",
         "if False:",
         faults=("weather",),
+        emphasis="one side",
     ),
     _one(
         "gift out of the pool before the VIM is told",
@@ -141,13 +142,7 @@ DOCUMENTS = (
         "if ctx.sender is not None and document.member(ctx.sender) is None and not joining:",
         "if False:",
         faults=("forgery",),
-    ),
-    _one(
-        "another project's network",
-        Reservations,
-        "theirs",
-        "if network is None or network.project_id != project_id:",
-        "if network is None:",
+        emphasis="strangers",
     ),
     _one(
         "epoch ignored",

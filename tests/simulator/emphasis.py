@@ -89,6 +89,18 @@ EMPHASES: Mapping[str, Emphasis] = MappingProxyType(
             weights={"create_l2": 6, "boot": 40, "unboot": 8, "more_room": 6, "join": 2, "leave": 1},
             limits={"pool_step": 1, "watermark": 1},
         ),
+        "one side": Emphasis(
+            weights={"create_l2": 5, "crowd": 40, "delete": 2},
+            limits={**RARE, "pool_step": 1},
+            sites=(2, 3),
+            pace=(0.1, 0.2),
+        ),
+        "strangers": Emphasis(
+            weights={"create_l3": 12, "not_theirs": 12, "modify": 1},
+            limits=RARE,
+            sites=(4, 5),
+            pace=(0.1, 0.2),
+        ),
         "routes": Emphasis(
             weights={"create_l3": 6, "rivals": 16, "delete": 1},
             limits={**RARE, "reservation_lifetime": 3.0},

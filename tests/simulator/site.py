@@ -28,7 +28,20 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 START_OF_TIME = 1_750_000_000.0
-READS = frozenset({"capabilities", "network", "ports", "realised", "problems", "ingress", "remains", "mark"})
+READS = frozenset(
+    {
+        "capabilities",
+        "network",
+        "owner",
+        "ports",
+        "settled",
+        "realised",
+        "problems",
+        "ingress",
+        "remains",
+        "mark",
+    }
+)
 NEWER_MINOR = f"{envelope.PROTOCOL_MAJOR}.{envelope.PROTOCOL_MINOR + 1}"
 NEW_FIELD = "of_a_newer_minor"
 

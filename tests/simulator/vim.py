@@ -150,7 +150,13 @@ class SimulatedVim:
             if s.gateway_ip
         )
 
-    async def make_network(self, service_id: str, project_id: str, name: str, key: str) -> str:
+    async def owner(self, network_id: str, *, as_user: Any = None) -> str:
+        self._call("owner")
+        return self._network(network_id).project_id
+
+    async def make_network(
+        self, service_id: str, project_id: str, name: str, key: str, *, first: bool = False
+    ) -> str:
         self._call("make_network")
         if (service_id, key) not in self.keys:
             network_id = self.add_network(project=project_id, name=name)
@@ -182,6 +188,9 @@ class SimulatedVim:
         if shape.gateway_ip in self.port_rows[network_id]:
             raise SiteRefused(f"a port uses {shape.gateway_ip}")
         self._set(network_id, shape)
+
+    async def settled(self, network_id: str) -> bool:
+        return False
 
     async def drop_network(self, network_id: str) -> bool:
         self._call("drop_network")

@@ -418,6 +418,18 @@ class Workload:
             for _ in range(self.rng.randint(1, 4)):
                 self._ask(site, "boot", [], lambda ctx: self._boot(site, network_id))
 
+    def crowd(self) -> None:
+        """Instances at one site of a service only, which soon lives on the others' addresses."""
+        first = {
+            service_id: (site, target.networks[0])
+            for site in reversed(self._up())
+            for service_id, target in site.vim.targets.items()
+            if target.layer == "l2" and target.networks[0] in site.vim.networks
+        }
+        if first:
+            site, network_id = self.rng.choice(list(first.values()))
+            self._ask(site, "boot", [], lambda ctx: self._boot(site, network_id))
+
     async def _boot(self, site: "Site", network_id: str) -> None:
         before = self._spare(site, network_id)
         try:

@@ -52,10 +52,12 @@ def test_what_is_there(place):
         assert (subnet.pools, subnet.slaac) == ((AddressRange("10.1.0.2", "10.1.0.254"),), False)
         tenants = [port for port in await south.ports(network) if not port.infrastructure]
         assert [(one.ip, one.mac) for one in tenants] == [(ip, mac)]
+        assert await south.owner(network) == here.project
+        assert await south.settled(network)  # no port is in the making
         capabilities = await south.capabilities()
         assert (capabilities.kind, capabilities.mtu) == (south.kind, 1450)
         assert await south.problems() == ()
-        for missing in (south.network, south.ports):
+        for missing in (south.network, south.owner, south.ports):
             with pytest.raises(NetworkNotFound):
                 await missing(new())
         await here.unplug(port)
@@ -73,7 +75,8 @@ def test_a_made_network_is_the_same_again_is_known_as_ours_and_goes(place):
         )
         first = again[0]
         assert set(again) == {first}
-        second = await south.make_network(other, here.project, "web", "here")
+        second = await south.make_network(other, here.project, "web", "here", first=True)
+        assert await south.make_network(other, here.project, "web", "here") == second
         facts = await south.network(first)
         assert (facts.ours, facts.project_id, facts.subnets) == (service, here.project, ())
         assert await here.networks() == before | {first, second}  # the tenant sees them

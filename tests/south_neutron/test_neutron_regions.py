@@ -18,7 +18,7 @@ from neutron_site import Tenant
 from simulated_cloud import until
 
 CIDR = "10.8.0.0/24"
-LONG = os.environ.get("DIMINET_OPENSTACK") == "long"  # `make test-openstack`
+LONG = os.environ.get("DIMINET_TESTS") == "long"  # `make test-openstack`
 PORTS = [("10.8.0.0/27", {"A": 4, "B": 11, "C": 11})]  # A must give: each begins with ten addresses or less
 if LONG:
     PORTS.append((CIDR, {"A": 40, "B": 80, "C": 80}))
@@ -294,6 +294,7 @@ def test_a_master_that_has_lost_its_database_takes_its_service_in_from_its_membe
     at(work)
 
 
+@pytest.mark.timeout(1200 if LONG else 300)
 @pytest.mark.parametrize(("cidr", "each"), PORTS)
 def test_ports_of_three_regions_at_once_have_all_different_addresses(at, cidr, each):
     """Far above the stated rate: what is refused succeeds when it is repeated within 20 s, as long as any

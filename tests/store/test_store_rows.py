@@ -222,12 +222,19 @@ def test_prune_forgets_what_is_over_and_done(memory: SqlStore) -> None:
     gone = ["settled", "revoked"]
     kept = ["live", "buried", "fresh", "awaited", "owed", "revoked-buried"]
     assert [s for s in gone + kept if read(memory, lambda tx, s=s: tx.service(s))] == kept
-    allowed = [
-        s
-        for s in ("live", "settled", "never-made")
-        if read(memory, lambda tx, s=s: tx.authorised(s, "n", "p1"))
-    ]
-    assert allowed == ["live"]
+    for before, after, looked_at, left in (
+        (1.0, "", ["live", "never-made"], ["live", "settled", "never-made"]),
+        (1.1, "", ["live", "never-made"], ["live", "settled"]),
+        (1.1, "never-made", ["settled"], ["live"]),
+    ):
+        old = {"before": before, "after": after, "limit": 2}
+        assert write(memory, lambda tx, old=old: tx.forget_authorisations(**old)) == looked_at
+        allowed = [
+            s
+            for s in ("live", "settled", "never-made")
+            if read(memory, lambda tx, s=s: tx.authorised(s, "n", "p1"))
+        ]
+        assert allowed == left
 
 
 def test_idempotency_keys_last_a_day(memory: SqlStore) -> None:

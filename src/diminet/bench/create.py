@@ -15,7 +15,6 @@ import asyncio
 import os
 import random
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
@@ -25,26 +24,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-from diminet.bench import idle, machines
-from diminet.bench.machines import Agent, Figures, Machine
+from diminet.bench import idle, machines, services
+from diminet.bench.machines import Agent, Machine
 from diminet.bench.orders import Order
-from diminet.bench.samples import FloorSample, Idle, Operation, Results, Sample, ServiceKind
-from diminet.client import ApiError, NorthClient
+from diminet.bench.samples import FloorSample, Idle, Results, Sample, ServiceKind
+from diminet.bench.services import KINDS, TENANTS, Draw, draw
+from diminet.client import NorthClient
 from diminet.errors import BadSurroundings, DiminetError
 from diminet.lab.client import Lab
 from diminet.logic import identifiers
 from diminet.model import AddressRange, SubnetShape, Target
 
-KINDS: tuple[ServiceKind, ...] = ("l2", "l3")
 IDLE_SETTLE = 10.0  # seconds after the start of a lab before its instances are called idle
 FLOOR_NUMBER = 4095  # whose VNIs the floor uses: no lab has that many sites
 FLOOR_ASN = 64999  # of route targets, as the sites' setting identifiers.target_asn
-# By kind of service; {} is the site's number. The networks that are there before a create.
-TENANTS: Mapping[ServiceKind, str] = {"l3": "10.1.{}.0/24", "l2": "10.2.{}.0/24"}
+# As TENANTS, of the floor.
 FLOORS: Mapping[ServiceKind, str] = {"l3": "10.3.{}.0/24", "l2": "10.4.0.0/24"}
-DELETE_TIMEOUT = 60.0  # seconds for a delete that was answered before all members were clean
-DELETE_POLL = 0.05  # seconds
-BACKGROUND = frozenset({"realised"})  # VIM calls that no request makes
 
 Note = Callable[[str], None]
 
@@ -66,17 +61,6 @@ class Home(NamedTuple):
     networks: Mapping[ServiceKind, str]
     ip: str
     rooms: Mapping[ServiceKind, str]
-
-
-class Draw(NamedTuple):
-    """One round's service. sites: the receiving one first."""
-
-    kind: ServiceKind
-    sites: tuple[str, ...]
-
-
-def draw(chance: random.Random, kind: ServiceKind, sites: Sequence[str], count: int) -> Draw:
-    return Draw(kind, tuple(chance.sample(list(sites), count)))
 
 
 def run(state: Path, wish: Wish, command: str, note: Note) -> Results:
@@ -196,8 +180,8 @@ class Bench:
     async def service(self, drawn: Draw, *, data_plane: bool) -> list[Sample]:
         """Create and delete it, timed where the user is."""
         north = self._north[drawn.sites[0]]
-        body = self._body(drawn)
-        before = await self._figures(drawn.sites)
+        body = services.body(drawn, {site: self._homes[site].networks[drawn.kind] for site in drawn.sites})
+        before = await services.figures_of(self.machines, drawn.sites)
         loop = asyncio.get_running_loop()
         began = loop.time()
         pings = self._pings(drawn, self._routed(drawn)) if data_plane and drawn.kind == "l3" else []
@@ -215,61 +199,28 @@ class Bench:
                 ping.cancel()
             await asyncio.gather(*pings, return_exceptions=True)
             if made:
-                await asyncio.to_thread(_delete, north, made["id"])
+                await asyncio.to_thread(services.delete, north, made["id"])
             raise
         first_ping = max(arrived) - began if arrived else None
-        after = await self._figures(drawn.sites)
-        created = self._sample(drawn, "create", seconds, before, after, data_plane, first_ping)
-        began = loop.time()
-        await asyncio.to_thread(_delete, north, made["id"])
-        seconds = loop.time() - began
-        last = await self._figures(drawn.sites)
-        deleted = self._sample(drawn, "delete", seconds, after, last, data_plane, None)
-        return [created, deleted]
-
-    def _body(self, drawn: Draw) -> dict[str, Any]:
-        resources: list[dict[str, str]] = [{"site": site} for site in drawn.sites]
-        for entry in resources if drawn.kind == "l3" else resources[:1]:
-            entry["resource_id"] = self._homes[entry["site"]].networks[drawn.kind]
-        return {"name": "bench", "type": drawn.kind, "resources": resources}
-
-    async def _figures(self, sites: Sequence[str]) -> dict[str, Figures]:
-        found = await asyncio.gather(
-            *(asyncio.to_thread(machines.figures, self.machines[site]) for site in sites)
-        )
-        return dict(zip(sites, found, strict=True))
-
-    def _sample(
-        self,
-        drawn: Draw,
-        operation: Operation,
-        seconds: float,
-        before: Mapping[str, Figures],
-        after: Mapping[str, Figures],
-        data_plane: bool,
-        first_ping: float | None,
-    ) -> Sample:
-        gained = {site: after[site].since(before[site]) for site in drawn.sites}
-        calls: Counter[str] = Counter()
-        for figures in gained.values():
-            calls.update({name: round(n) for name, n in figures.calls.items() if name not in BACKGROUND})
-        vim = [
-            sum(value for name, value in figures.vim.items() if name not in BACKGROUND)
-            for figures in gained.values()
-        ]
-        return Sample(
-            kind=drawn.kind,
-            operation=operation,
-            sites=len(drawn.sites),
+        after = await services.figures_of(self.machines, drawn.sites)
+        created = services.sample(
+            drawn,
+            "create",
+            seconds,
+            before,
+            after,
             delay_ms=self._delay_ms,
             data_plane=data_plane,
-            receiver=drawn.sites[0],
-            seconds=seconds,
             first_ping=first_ping,
-            steps=dict(gained[drawn.sites[0]].steps) if operation == "create" else {},
-            vim=max(vim),
-            vim_calls=dict(calls),
         )
+        began = loop.time()
+        await asyncio.to_thread(services.delete, north, made["id"])
+        seconds = loop.time() - began
+        last = await services.figures_of(self.machines, drawn.sites)
+        deleted = services.sample(
+            drawn, "delete", seconds, after, last, delay_ms=self._delay_ms, data_plane=data_plane
+        )
+        return [created, deleted]
 
     def _routed(self, drawn: Draw) -> list[str]:
         return [self._homes[site].ip for site in drawn.sites[1:]]
@@ -363,22 +314,6 @@ def floor_shape(index: int, count: int) -> SubnetShape:
     first = 1 + index * size
     pool = AddressRange(str(addresses[first + 1]), str(addresses[first + size - 1]))
     return SubnetShape(cidr=cidr, ip_version=4, gateway_ip=str(addresses[first]), pools=(pool,))
-
-
-def _delete(north: NorthClient, service_id: str) -> None:
-    """Until all members are clean, also where a busy machine made the instance answer before that (202)."""
-    if north.delete(service_id).status == 204:
-        return
-    deadline = time.monotonic() + DELETE_TIMEOUT
-    while time.monotonic() < deadline:
-        time.sleep(DELETE_POLL)
-        try:
-            north.show(service_id)
-        except ApiError as error:
-            if error.status == 404:
-                return
-            raise
-    raise BadSurroundings(f"a delete of the benchmark was not done in {DELETE_TIMEOUT:.0f} s")
 
 
 def _gateways(service: Mapping[str, Any]) -> list[str]:

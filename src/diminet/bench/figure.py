@@ -1,6 +1,7 @@
-"""An SVG of a create's median over the number of sites: DIMINET and its floor, for each delay."""
+"""SVG of times over numbers of sites, a panel for L2 and one for L3; that of `bench create`: a create's
+median beside its floor, for each delay."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import NamedTuple
 
@@ -13,10 +14,10 @@ TICKS = 4
 
 
 class Point(NamedTuple):
-    """low, high: one standard error around the mean, as a bar beside the median. Seconds."""
+    """low, high: a standard error below and above, drawn as a bar. Seconds."""
 
     sites: int
-    median: float
+    value: float
     low: float
     high: float
 
@@ -28,19 +29,27 @@ class Line(NamedTuple):
     points: tuple[Point, ...]
 
 
+Panels = Sequence[tuple[str, list[Line]]]
+
+
 def svg(results: Results) -> str:
     panels = [(kind, _lines(results, kind)) for kind in ("l2", "l3")]
+    return drawn("Median time of a create over the number of sites", results.sites, panels)
+
+
+def drawn(title: str, sites: Sequence[int], panels: Panels) -> str:
+    """panels: kind of service, and its lines; two."""
     highest = max((p.high for _, lines in panels for line in lines for p in line.points), default=1.0)
     width = LEFT + 2 * PANEL_WIDTH + GAP + 20
     height = TOP + PANEL_HEIGHT + BOTTOM
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '
         'font-size="12" role="img">',
-        "<title>Median time of a create over the number of sites</title>",
+        f"<title>{escape(title)}</title>",
         f'<rect width="{width}" height="{height}" fill="white"/>',
     ]
     for index, (kind, lines) in enumerate(panels):
-        parts += _panel(results, kind, lines, LEFT + index * (PANEL_WIDTH + GAP), highest)
+        parts += _panel(sites, kind, lines, LEFT + index * (PANEL_WIDTH + GAP), highest)
     parts += _legend(panels[0][1], TOP + PANEL_HEIGHT + 50)
     return "\n".join([*parts, "</svg>"]) + "\n"
 
@@ -66,12 +75,12 @@ def _points(values: Mapping[int, list[float]]) -> tuple[Point, ...]:
     return tuple(found)
 
 
-def _panel(results: Results, kind: str, lines: list[Line], left: float, highest: float) -> list[str]:
-    few, many = min(results.sites), max(results.sites)
+def _panel(sites: Sequence[int], kind: str, lines: list[Line], left: float, highest: float) -> list[str]:
+    few, many = min(sites), max(sites)
     bottom = TOP + PANEL_HEIGHT
 
-    def x(sites: int) -> float:
-        return left + 20 + (PANEL_WIDTH - 40) * (sites - few) / max(1, many - few)
+    def x(count: int) -> float:
+        return left + 20 + (PANEL_WIDTH - 40) * (count - few) / max(1, many - few)
 
     def y(seconds: float) -> float:
         return bottom - PANEL_HEIGHT * seconds / (highest * 1.05)
@@ -86,17 +95,17 @@ def _panel(results: Results, kind: str, lines: list[Line], left: float, highest:
         parts.append(
             f'<text x="{left - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{value * 1000:.0f}</text>'
         )
-    for count in results.sites:
+    for count in sites:
         parts.append(f'<text x="{x(count):.1f}" y="{bottom + 18}" text-anchor="middle">{count}</text>')
     middle = left + PANEL_WIDTH / 2
     parts.append(f'<text x="{middle}" y="{bottom + 34}" text-anchor="middle">sites of the service</text>')
     for line in lines:
-        parts += _drawn(line, x, y)
+        parts += _line(line, x, y)
     return parts
 
 
-def _drawn(line: Line, x: Callable[[int], float], y: Callable[[float], float]) -> list[str]:
-    path = " ".join(f"{x(p.sites):.1f},{y(p.median):.1f}" for p in line.points)
+def _line(line: Line, x: Callable[[int], float], y: Callable[[float], float]) -> list[str]:
+    path = " ".join(f"{x(p.sites):.1f},{y(p.value):.1f}" for p in line.points)
     dash = f' stroke-dasharray="{FLOOR_DASH}"' if line.dashed else ""
     parts = [f'<polyline points="{path}" fill="none" stroke="{line.colour}" stroke-width="2"{dash}/>']
     for p in line.points:
@@ -104,7 +113,7 @@ def _drawn(line: Line, x: Callable[[int], float], y: Callable[[float], float]) -
         parts.append(
             f'<line x1="{at}" x2="{at}" y1="{y(p.low):.1f}" y2="{y(p.high):.1f}" stroke="{line.colour}"/>'
         )
-        parts.append(f'<circle cx="{at}" cy="{y(p.median):.1f}" r="3" fill="{line.colour}"/>')
+        parts.append(f'<circle cx="{at}" cy="{y(p.value):.1f}" r="3" fill="{line.colour}"/>')
     return parts
 
 

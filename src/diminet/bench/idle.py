@@ -36,20 +36,33 @@ def look(
     these: Iterable[Machine], seconds: float, sleep: Callable[[float], None] = time.sleep
 ) -> tuple[Idle, ...]:
     """Blocking, for that long."""
-    before = [(m, _spent(m.pid)) for m in these]
+    before = [(m, spent(m.pid)) for m in these]
     began = time.monotonic()
     sleep(seconds)
     passed = time.monotonic() - began
-    return tuple(_idle(machine, spent, passed) for machine, spent in before)
+    return tuple(_idle(machine.name, machine.pid, was, passed) for machine, was in before)
 
 
-def _spent(pid: int) -> Spent:
+def memory(pid: int) -> int:
+    """RSS in bytes."""
+    return parse_memory(Path(f"/proc/{pid}/smaps_rollup").read_text())[0]
+
+
+def watch(pid: int, seconds: float) -> Idle:
+    """One process, blocking, for that long."""
+    before, began = spent(pid), time.monotonic()
+    time.sleep(seconds)
+    return _idle("", pid, before, time.monotonic() - began)
+
+
+def spent(pid: int) -> Spent:
+    """So far, of that process."""
     return parse_stat(Path(f"/proc/{pid}/stat").read_text())
 
 
-def _idle(machine: Machine, before: Spent, passed: float) -> Idle:
-    now = _spent(machine.pid)
-    rss, pss = parse_memory(Path(f"/proc/{machine.pid}/smaps_rollup").read_text())
+def _idle(site: str, pid: int, before: Spent, passed: float) -> Idle:
+    now = spent(pid)
+    rss, pss = parse_memory(Path(f"/proc/{pid}/smaps_rollup").read_text())
     own = (now.own - before.own) / passed
     children = (now.children - before.children) / passed
-    return Idle(site=machine.name, seconds=passed, rss=rss, pss=pss, cpu=own + children, own_cpu=own)
+    return Idle(site=site, seconds=passed, rss=rss, pss=pss, cpu=own + children, own_cpu=own)

@@ -33,7 +33,7 @@ VIM_COUNT = "diminet_vim_call_seconds_count"
 
 
 class Machine(NamedTuple):
-    """A site. pid: of its instance, on the host. config: the instance's file."""
+    """A site. pid: of its instance, on the host. config: the instance's file. neutron: pid of its Neutron."""
 
     name: str
     number: int
@@ -41,6 +41,7 @@ class Machine(NamedTuple):
     vtep: str
     pid: int
     config: Path
+    neutron: int | None = None
 
     def inside(self, *more: str) -> tuple[str, ...]:
         """Prefix of a command that is to run where the instance runs. more: options of nsenter."""
@@ -60,6 +61,7 @@ def machines(lab: Lab) -> dict[str, Machine]:
             vtep=site["wan_ip"],
             pid=site["pids"]["instance"],
             config=lab.state_dir / site["name"] / CONFIG_FILE,
+            neutron=site["pids"].get("neutron"),
         )
     return found
 
@@ -104,9 +106,15 @@ def parse_figures(text: str) -> Figures:
 
 def figures(machine: Machine) -> Figures:
     """Blocking. Raises SiteUnreachable."""
+    return parse_figures(metrics(machine))
+
+
+def metrics(machine: Machine) -> str:
+    """Blocking. Raises SiteUnreachable."""
     try:
         with _NO_PROXY.open(f"{machine.north}/metrics", timeout=METRICS_TIMEOUT) as answer:
-            return parse_figures(answer.read().decode())
+            text: str = answer.read().decode()
+            return text
     except (OSError, urllib.error.URLError) as error:
         raise SiteUnreachable(
             f"the metrics of site {machine.name} cannot be read: {error}", sites=[machine.name]

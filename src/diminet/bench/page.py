@@ -29,9 +29,9 @@ def markdown(results: Results, *, json_name: str, figure_name: str) -> str:
             for kind in ("l2", "l3")
             for operation in ("create", "delete")
         ),
-        _steps(results),
+        steps(results),
         _idle(results),
-        _failures(results),
+        failures(results),
         _method(),
     ]
     return "\n".join(part for part in parts if part)
@@ -39,23 +39,26 @@ def markdown(results: Results, *, json_name: str, figure_name: str) -> str:
 
 def _head(results: Results, json_name: str) -> str:
     delays = ", ".join(f"{delay:g}" for delay in results.delays_ms)
-    before, after = results.load
-    busy = before > PROVISIONAL_LOAD  # the benchmark itself is in the other one
-    remark = (
-        f"**Provisional**: other programs were at work (load {before:.1f} before, {after:.1f} after); "
-        "repeat it on a quiet machine before you compare.\n"
-        if busy
-        else f"Load {before:.1f} before, {after:.1f} after, the benchmark itself included.\n"
-    )
     return (
         "# Create and delete: how long, against what they cannot do without\n\n"
         f"Made by `{results.command}` at {results.taken_at}, DIMINET {results.version}, seed {results.seed}, "
-        f"{results.runs} runs each, {_range(results.sites)} sites, {delays} ms WAN delay one way.\n"
-        f"Machine: {results.machine}. All values are in [{json_name}]({json_name}).\n\n{remark}"
+        f"{results.runs} runs each, {range_of(results.sites)} sites, {delays} ms WAN delay one way.\n"
+        f"Machine: {results.machine}. All values are in [{json_name}]({json_name}).\n\n{remark(results)}"
     )
 
 
-def _range(sites: Sequence[int]) -> str:
+def remark(results: Results) -> str:
+    """Whether other programs were at work; the load at the end has the benchmark itself in it."""
+    before, after = results.load
+    if before > PROVISIONAL_LOAD:
+        return (
+            f"**Provisional**: other programs were at work (load {before:.1f} before, {after:.1f} after); "
+            "repeat it on a quiet machine before you compare.\n"
+        )
+    return f"Load {before:.1f} before, {after:.1f} after, the benchmark itself included.\n"
+
+
+def range_of(sites: Sequence[int]) -> str:
     return f"{min(sites)} to {max(sites)}" if len(sites) > 1 else str(sites[0])
 
 
@@ -67,7 +70,7 @@ def _aims(results: Results) -> str:
     return "## The aims\n\n" + table(("aim", "wanted", "seen", ""), rows)
 
 
-def _verdict(good: bool) -> str:
+def verdict(good: bool) -> str:
     return "met" if good else "**missed**"
 
 
@@ -79,7 +82,7 @@ def _growth(results: Results) -> list[list[str]]:
             seen = results.growth(kind, "create", delay)
             if seen is not None and few != many:
                 what = f"{kind} create, {delay:g} ms: ratio to the floor at N={many}, to that at N={few}"
-                rows.append([what, f"at most {GROWTH_MOST}", f"{seen:.2f}", _verdict(seen <= GROWTH_MOST)])
+                rows.append([what, f"at most {GROWTH_MOST}", f"{seen:.2f}", verdict(seen <= GROWTH_MOST)])
     return rows
 
 
@@ -93,7 +96,7 @@ def _wan(results: Results) -> list[list[str]]:
                     seen <= ROUND_TRIPS + ROUND_TRIPS_SLACK
                 )  # waiting for the WAN leaves the processor free
                 what = f"{kind} create, N={count}: WAN part, in round trips"
-                rows.append([what, f"at most {ROUND_TRIPS:g}", f"{seen:.2f}", _verdict(good)])
+                rows.append([what, f"at most {ROUND_TRIPS:g}", f"{seen:.2f}", verdict(good)])
     return rows
 
 
@@ -106,9 +109,9 @@ def _resting(results: Results) -> list[list[str]]:
             "idle instance, memory (RSS)",
             f"at most {IDLE_BYTES // MB} MB",
             f"{rss / MB:.0f} MB",
-            _verdict(rss <= IDLE_BYTES),
+            verdict(rss <= IDLE_BYTES),
         ],
-        ["idle instance, processor", f"under {IDLE_CPU:.0%}", f"{cpu:.2%}", _verdict(cpu < IDLE_CPU)],
+        ["idle instance, processor", f"under {IDLE_CPU:.0%}", f"{cpu:.2%}", verdict(cpu < IDLE_CPU)],
     ]
 
 
@@ -161,26 +164,26 @@ def cells(results: Results, kind: str, operation: str, count: int, delay: float)
     ping = summarise(s.first_ping for s in pinged if s.first_ping is not None)
     far = delay == max(results.delays_ms)
     return Cells(
-        mean=_ms(seen.mean if seen else None),
-        stderr=_ms(seen.stderr if seen else None),
-        median=_ms(seen.median if seen else None),
-        p99=_ms(seen.p99 if seen else None),
-        floor=_ms(floor.median if floor else None),
-        ratio=_plain(results.ratio(kind, operation, count, delay)),
-        trips=_plain(results.round_trips(kind, operation, count) if far else None),
-        ping=_ms(ping.median if ping else None),
+        mean=ms(seen.mean if seen else None),
+        stderr=ms(seen.stderr if seen else None),
+        median=ms(seen.median if seen else None),
+        p99=ms(seen.p99 if seen else None),
+        floor=ms(floor.median if floor else None),
+        ratio=plain(results.ratio(kind, operation, count, delay)),
+        trips=plain(results.round_trips(kind, operation, count) if far else None),
+        ping=ms(ping.median if ping else None),
     )
 
 
-def _plain(number: float | None) -> str:
+def plain(number: float | None) -> str:
     return NONE if number is None else f"{number:.2f}"
 
 
-def _ms(seconds: float | None) -> str:
+def ms(seconds: float | None) -> str:
     return NONE if seconds is None else f"{seconds * 1000:.0f}"
 
 
-def _steps(results: Results) -> str:
+def steps(results: Results) -> str:
     rows = []
     names = step_names(results.samples)
     for kind in ("l2", "l3"):
@@ -233,7 +236,7 @@ def _idle(results: Results) -> str:
     return f"## An idle instance\n\n{legend}\n\n" + table(columns, rows)
 
 
-def _failures(results: Results) -> str:
+def failures(results: Results) -> str:
     if not results.failures:
         return ""
     lines = "\n".join(f"- {sentence}" for sentence in results.failures)

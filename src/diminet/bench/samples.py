@@ -43,7 +43,7 @@ class Sample(Model):
     data_plane: instances were there, and pings on their way. first_ping: from the request until a ping
     of the receiving site's instance had been answered by every other site. steps: of the create, as the
     receiving site's metrics tell them. vim: in the VIM, at the member where that took longest.
-    vim_calls: over all members.
+    vim_calls: over all members. cpu: processor seconds of all members' instances and Neutrons.
     """
 
     kind: ServiceKind
@@ -57,16 +57,19 @@ class Sample(Model):
     steps: dict[str, float] = {}
     vim: float = 0.0
     vim_calls: dict[str, int] = {}
+    cpu: dict[str, float] = {}
 
 
 class FloorSample(Model):
-    """The same VIM calls without DIMINET, at all sites at once: until the last site had done them."""
+    """The same VIM calls without DIMINET, at all sites at once: until the last site had done them. cpu:
+    processor seconds of all members' Neutrons, and of the benchmark that asks them."""
 
     kind: ServiceKind
     operation: Operation
     sites: int
     delay_ms: float
     seconds: float
+    cpu: dict[str, float] = {}
 
 
 class Idle(Model):
@@ -83,7 +86,8 @@ class Idle(Model):
 
 class Results(Model):
     """taken_at: RFC 3339. machine: sentence. load: mean of the run queue over one minute, at the start
-    and at the end. delays_ms: one way. failures: sentences, one for each round that was given up."""
+    and at the end. delays_ms: one way. paper: the paper's own sequence (of neutron only). failures:
+    sentences, one for each round that was given up."""
 
     command: str
     taken_at: str
@@ -96,6 +100,7 @@ class Results(Model):
     delays_ms: tuple[float, ...]
     samples: tuple[Sample, ...]
     floor: tuple[FloorSample, ...]
+    paper: tuple[FloorSample, ...] = ()
     failures: tuple[str, ...] = ()
     idle: tuple[Idle, ...]
 

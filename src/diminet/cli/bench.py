@@ -4,6 +4,7 @@ import re
 import secrets
 import shlex
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -11,6 +12,7 @@ import typer
 
 from diminet.bench.samples import Results
 from diminet.cli.output import console, note, print_json, table
+from diminet.lab.plan import Kind
 from diminet.model import Model
 
 if TYPE_CHECKING:
@@ -30,8 +32,11 @@ def create(
     sites: Annotated[
         str, typer.Option("--sites", help="Numbers of sites: 2-6, or 2,4,6.", metavar="N-M")
     ] = "2-6",
+    south: Annotated[
+        Kind, typer.Option("--south", help="linux, or neutron: real Keystone and Neutrons.")
+    ] = "linux",
     delays: Annotated[
-        str, typer.Option("--delays", help="WAN delays in ms, one way.", metavar="MS,MS")
+        str, typer.Option("--delays", help="WAN delays in ms, one way (of linux).", metavar="MS,MS")
     ] = "0,25",
     seed: Annotated[
         int | None, typer.Option("--seed", help="Of what is drawn at random (default: a new one).")
@@ -39,15 +44,16 @@ def create(
     idle_seconds: Annotated[
         float, typer.Option("--idle-seconds", min=0, help="How long idle instances are watched; 0: not.")
     ] = IDLE_SECONDS,
-    out: Annotated[Path, typer.Option("--out", help="Directory of bench-create.md, .json and .svg.")] = Path(
-        "docs"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", help="Directory of bench-create[-neutron].md, .json, .svg.")
+    ] = Path("docs"),
     state: Annotated[Path, typer.Option("--state", help="State directory of the lab.")] = DEFAULT_STATE,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document and nothing else.")
     ] = False,
 ) -> None:
-    """Creates and deletes, L2 and L3, against the same calls without DIMINET; and an idle instance."""
+    """Creates and deletes, L2 and L3, against the same calls without DIMINET; and an idle instance (linux),
+    or the paper's own sequence (neutron)."""
     _take_the_lab_along()
     from diminet.bench import create as measuring  # here: the other commands need not wait for its import
 
@@ -59,12 +65,31 @@ def create(
         idle_seconds=idle_seconds,
     )
     note(f"seed {wish.seed}")
-    results = measuring.run(state, wish, _command(wish), _silent if as_json else note)
-    _write(results, out)
+    tell = _silent if as_json else note
+    if south == "neutron":
+        results = _on_neutron(state, wish, out, tell)
+    else:
+        results = measuring.run(state, wish, _command(wish), tell)
+        _write(results, out)
     if as_json:
         print_json(results.model_dump(mode="json"))
-    else:
+    elif south == "linux":
         _show(results, out)
+
+
+def _on_neutron(state: Path, wish: "Wish", out: Path, tell: Callable[[str], None]) -> Results:
+    from diminet.bench import neutron as measuring
+    from diminet.bench import neutron_page as page
+
+    words = ["diminet", "bench", "create", "--south", "neutron", "--runs", str(wish.runs)]
+    words += ["--sites", ",".join(map(str, wish.sites)), "--seed", str(wish.seed)]
+    results = measuring.run(state, wish, shlex.join(words), tell)
+    stem = "bench-create-neutron"
+    text = page.markdown(results, json_name=f"{stem}.json", figure_name=f"{stem}.svg")
+    _keep(out, stem, results, text, page.svg(results))
+    if tell is not _silent:
+        console().print(text, markup=False)
+    return results
 
 
 @app.command()
@@ -97,6 +122,69 @@ def resiliency(
         print_json(found.model_dump(mode="json"))
     else:
         console().print(text, markup=False)
+
+
+@app.command()
+def scale(
+    creates: Annotated[
+        str, typer.Option("--creates", help="Creates at once: 1,4,16,64; none: not.", metavar="K,K")
+    ] = "1,4,16,64",
+    sites: Annotated[
+        str, typer.Option("--sites", help="Real sites of one service: 2-14; none: not.", metavar="N-M")
+    ] = "2,4,6,8,10,12,14",
+    simulated: Annotated[
+        str, typer.Option("--simulated", help="Simulated sites of one service; none: not.", metavar="N,N")
+    ] = "20,50,100,200",
+    services: Annotated[
+        str, typer.Option("--services", help="Services of one instance; none: not.", metavar="N,N")
+    ] = "50,50000",
+    runs: Annotated[int, typer.Option("--runs", min=1, help="Runs of each number of real sites.")] = 3,
+    delay: Annotated[
+        float, typer.Option("--delay", min=0.1, help="Delay of the simulated WAN in ms, one way.")
+    ] = 25.0,
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=1, help="request_timeout of creates at once, in seconds.")
+    ] = 120.0,
+    seed: Annotated[int, typer.Option("--seed", help="Of what is drawn at random.")] = 1,
+    out: Annotated[Path, typer.Option("--out", help="Directory of bench-scale.md, .json and .svg.")] = Path(
+        "docs"
+    ),
+    state: Annotated[Path, typer.Option("--state", help="State directory of the lab.")] = DEFAULT_STATE,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document and nothing else.")
+    ] = False,
+) -> None:
+    """Many creates at once; one service over many sites; many services in one instance."""
+    _take_the_lab_along()
+    from diminet.bench import scale as measuring
+    from diminet.bench import scale_page as page
+
+    lists = {"creates": creates, "sites": sites, "simulated": simulated, "services": services}
+    wanted = {name: _counts(name, text) for name, text in lists.items()}
+    wish = measuring.Wish(**wanted, runs=runs, timeout=timeout, delay_ms=delay, seed=seed)
+    words = [f"--{name} {','.join(map(str, numbers)) or 'none'}" for name, numbers in wanted.items()]
+    words += [f"--runs {runs}", f"--timeout {timeout:g}", f"--delay {delay:g}", f"--seed {seed}"]
+    found = measuring.run(
+        state, wish, " ".join(("diminet bench scale", *words)), _silent if as_json else note
+    )
+    stem = "bench-scale"
+    text = page.markdown(found, json_name=f"{stem}.json", figure_name=f"{stem}.svg")
+    _keep(out, stem, found, text, page.svg(found))
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+    else:
+        console().print(text, markup=False)
+
+
+def _counts(name: str, text: str) -> tuple[int, ...]:
+    """`none`: none."""
+    found: set[int] = set()
+    for part in () if text == "none" else text.split(","):
+        ends = re.fullmatch(r"([1-9]\d{0,5})(?:-([1-9]\d{0,5}))?", part.strip())
+        if ends is None:
+            raise typer.BadParameter(f"{text!r} is not like 2-6, 2,4,6 or none", param_hint=f"--{name}")
+        found |= set(range(int(ends[1]), int(ends[2] or ends[1]) + 1))
+    return tuple(sorted(found))
 
 
 def _take_the_lab_along() -> None:

@@ -15,6 +15,7 @@ import structlog
 from diminet.engine.instance import Instance
 from diminet.engine.pools import Pools
 from diminet.engine.ports import HeldBlock, ServiceRow
+from diminet.engine.turns import Stretch, Turn
 from diminet.errors import DiminetError, NetworkNotFound
 from diminet.logic import audit as logic
 from diminet.logic.audit import Finding
@@ -30,7 +31,8 @@ class Audit:
         self.pools = pools
         self.findings: dict[str, tuple[Finding, ...]] = {}  # by service, of the last round
         self.mine: dict[str, dict[str, str]] = {}  # service -> address -> MAC, at this site
-        self.theirs: dict[tuple[str, str], tuple[str, Mapping[str, str]]] = {}  # (service, site) -> digest, …
+        self.theirs: dict[str, dict[str, tuple[str, Mapping[str, str]]]] = {}  # service -> site -> digest, …
+        self.looking = Turn()
 
     # -- what is told --------------------------------------------------------------------------------
 
@@ -47,17 +49,25 @@ class Audit:
 
     async def heard(self, ctx: Context, site: str, entry: SyncEntry) -> None:
         """A peer's digest: what it has is read where that is news."""
-        key = (entry.service_id, site)
-        if not entry.ports:
-            self.theirs.pop(key, None)
-        elif self.theirs.get(key, ("",))[0] != entry.ports:
+        known = self.theirs.get(entry.service_id, {}).get(site, ("", {}))
+        if entry.ports == known[0]:
+            return
+        if entry.ports:
             snapshot = await self.here.peers.at(site).snapshot(ctx, entry.service_id)
-            self.theirs[key] = (entry.ports, snapshot.ports)
+            self.theirs.setdefault(entry.service_id, {})[site] = (entry.ports, snapshot.ports)
+            return
+        of_others = self.theirs[entry.service_id]
+        del of_others[site]
+        if not of_others:
+            del self.theirs[entry.service_id]
 
     # -- looking -------------------------------------------------------------------------------------
 
     async def round(self) -> None:
-        rows = await self.here.store.read(lambda tx: tx.live_services())
+        """The next services, in turns."""
+        after, most = self.looking.after, self.here.limits.round_batch
+        rows = await self.here.store.read(lambda tx: tx.services_page(after, most))
+        stretch = self.looking.took({row.document.service_id for row in rows}, most)
         live = {
             row.document.service_id: row
             for row in rows
@@ -74,13 +84,15 @@ class Audit:
             news = [f for f in findings if f not in self.findings.get(service_id, ())]
             if news:
                 await self._tell(live[service_id], news)
-        self.findings = {service_id: findings for service_id, findings in found.items() if findings}
-        self._forget(live.keys())
+        kept = {service_id: seen for service_id, seen in self.findings.items() if service_id not in stretch}
+        self.findings = {**kept, **{service_id: seen for service_id, seen in found.items() if seen}}
+        self._forget(stretch, live.keys())
         self.here.meter.set_audit(Counter(f.kind for fs in self.findings.values() for f in fs))
 
-    def _forget(self, live: Set[str]) -> None:
-        self.mine = {service: seen for service, seen in self.mine.items() if service in live}
-        self.theirs = {key: seen for key, seen in self.theirs.items() if key[0] in live}
+    def _forget(self, stretch: Stretch, live: Set[str]) -> None:
+        for seen in (self.mine, self.theirs):
+            for service_id in [i for i in seen if i in stretch and i not in live]:
+                del seen[service_id]
 
     async def _look(self, row: ServiceRow) -> list[Finding]:
         document, findings = row.document, list[Finding]()
@@ -130,8 +142,8 @@ class Audit:
                 await self._claim(document, resource, found)
                 found = await self._strays(document, subnet.cidr, own)
             findings += logic.of_strays(self.here.name, document, found)
-        for (service_id, site), (_, theirs) in self.theirs.items():
-            if service_id == document.service_id and document.member(site) is not None:
+        for site, (_, theirs) in self.theirs.get(document.service_id, {}).items():
+            if document.member(site) is not None:
                 findings += logic.of_others(self.here.name, site, own, theirs)
         return findings
 

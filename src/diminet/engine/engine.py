@@ -30,6 +30,7 @@ from diminet.engine.reserving import Reserving
 from diminet.engine.resuming import Resuming
 from diminet.engine.sync import Sync
 from diminet.engine.takeover import Takeover
+from diminet.engine.turns import Turn
 from diminet.engine.views import Views
 from diminet.errors import DiminetError, ResourceBusy, Unavailable
 from diminet.messages import (
@@ -85,6 +86,8 @@ class Engine:
         hourly = here.limits.peer_refusals_per_hour
         self.told = Buckets(rate=hourly / 3600, burst=hourly, most=MOST_SITES, clock=here.clock.now)
         self.leads_until = 0.0
+        self.filling = {name: Turn() for name, kind in here.types.items() if kind.uses_blocks}
+        self.forgetting = Turn()  # through authorisations
         views = Views(here, self.reconciler)
         self.resuming = Resuming(here, self.coordinator)
         self.refusals = Refusals(here, self.coordinator)
@@ -249,13 +252,12 @@ class Engine:
                 except DiminetError as error:
                     log.warning("pool", service=row.document.service_id, code=error.code, why=error.message)
 
-        rows = await self.here.store.read(self._with_pools)
-        self.pools.forget({row.document.service_id for row in rows})
+        rows = [row for name in self.filling for row in await self._next_of(name)]
         await asyncio.gather(*(one(row) for row in rows))
 
     async def _tidy(self) -> None:
         """What is over is forgotten, what nobody owns any more is the master's again."""
-        await self.here.store.write(self._prune)
+        self.forgetting.took(await self.here.store.write(self._prune), self.here.limits.round_batch)
         await self._settle()
         for service_id in await self.here.store.read(lambda tx: tx.services_to_reclaim()):
             await self._reclaim_one(service_id)
@@ -277,8 +279,13 @@ class Engine:
         oldest = 0.0 if found.oldest is None else self.here.clock.now() - found.oldest
         self.here.meter.set_outbox(found.outbox, oldest)
 
-    def _with_pools(self, tx: Tx) -> list[ServiceRow]:
-        return tx.services_of_types(name for name, kind in self.here.types.items() if kind.uses_blocks)
+    async def _next_of(self, kind: str) -> list[ServiceRow]:
+        """The next services of a type whose pools may run low, in turns."""
+        turn, most = self.filling[kind], self.here.limits.round_batch
+        rows = await self.here.store.read(lambda tx: tx.services_of_type(kind, turn.after, most))
+        ids = {row.document.service_id for row in rows}
+        self.pools.forget(turn.took(ids, most), ids)
+        return rows
 
     async def _settle(self) -> None:
         for service_id in await self.here.store.read(lambda tx: tx.services_buried()):
@@ -287,7 +294,8 @@ class Engine:
     async def _settle_one(self, service_id: str) -> None:
         await self.here.store.write(lambda tx: self.outbox.settle(tx, service_id))
 
-    def _prune(self, tx: Tx) -> None:
+    def _prune(self, tx: Tx) -> list[str]:
+        """Ids of services whose authorisations were looked at."""
         limits, now = self.here.limits, self.here.clock.now()
         tx.prune(
             events_before=now - limits.events_ttl,
@@ -295,6 +303,8 @@ class Engine:
             settled_before=now - limits.revoked_ttl,
             now=now,
         )
+        before, after = now - limits.revoked_ttl, self.forgetting.after
+        return tx.forget_authorisations(before=before, after=after, limit=limits.round_batch)
 
     async def stop(self) -> None:
         """End what goes on behind answers; everything of it can be repeated."""

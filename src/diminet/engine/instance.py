@@ -21,7 +21,8 @@ log = structlog.get_logger()
 class Limits:
     """Seconds unless said. undo_share: part of a request's time kept for undoing it. outbox_batch:
     messages to one peer at one go. refusals: of one document by one member before it is put off.
-    overlaps_batch: services looked at for overlaps in one round. sync_entries: services of which an asker
+    round_batch: services that one round of a background look (overlaps, audit, pools) takes; of more, the
+    next ones in the next. sync_entries: services of which an asker
     tells its own part with its question; with more, the other site asks by itself. audit_ports: of one
     service and site, told to the others. peer_refusals_per_hour: of one peer, told in the history."""
 
@@ -54,7 +55,7 @@ class Limits:
     parallel_repairs: int = 4
     audit_interval: float = 10.0
     audit_ports: int = 4096
-    overlaps_batch: int = 200
+    round_batch: int = 200
     sync_entries: int = 2000
     peer_refusals_per_hour: int = 100
 

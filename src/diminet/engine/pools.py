@@ -13,6 +13,7 @@ from collections.abc import Sequence, Set
 
 from diminet.engine.instance import Instance
 from diminet.engine.ports import HeldBlock, MemberRow, ServiceRow, Tx
+from diminet.engine.turns import Stretch
 from diminet.errors import DiminetError
 from diminet.logic import blocks as block_logic
 from diminet.logic.lifecycle import believe
@@ -191,11 +192,15 @@ class Pools:
         at = self.got.get((service_id, cidr), -math.inf)
         return self.here.clock.now() < at + self.here.limits.reconcile_interval / 2
 
-    def forget(self, live: Set[str]) -> None:
-        """Of services that are no more."""
-        self.in_vain = {key: value for key, value in self.in_vain.items() if key[0] in live}
-        self.got = {key: at for key, at in self.got.items() if key[0] in live}
-        self.spare_of = {key: count for key, count in self.spare_of.items() if key[0] in live}
+    def forget(self, stretch: Stretch, live: Set[str]) -> None:
+        """What is remembered of services in that stretch that are no more."""
+
+        def kept(service_id: str) -> bool:
+            return service_id in live or service_id not in stretch
+
+        self.in_vain = {key: value for key, value in self.in_vain.items() if kept(key[0])}
+        self.got = {key: at for key, at in self.got.items() if kept(key[0])}
+        self.spare_of = {key: count for key, count in self.spare_of.items() if kept(key[0])}
 
     async def more_room(self, network_id: str, cidr: str) -> bool:
         """Pool spare of our own, else ask the others. True if the pool has grown."""

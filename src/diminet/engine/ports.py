@@ -134,19 +134,29 @@ class South(Protocol):
     async def capabilities(self) -> Capabilities: ...
 
     async def network(self, network_id: str, *, as_user: SecretStr | None = None) -> NetworkFacts:
-        """as_user: a token that `Identity.authorise` returned: as that user sees it. Raises
+        """As it is now. as_user: a token that `Identity.authorise` returned: as that user sees it. Raises
         NetworkNotFound."""
+
+    async def owner(self, network_id: str, *, as_user: SecretStr | None = None) -> str:
+        """The project whose network that is, which `network` tells too. Raises NetworkNotFound."""
 
     async def ports(self, network_id: str) -> tuple[PortFacts, ...]:
         """All addresses in use, gateways and DHCP included."""
 
-    async def make_network(self, service_id: str, project_id: str, name: str, key: str) -> str:
-        """A network without subnets, marked as ours; the same (service_id, key) gives the same id."""
+    async def make_network(
+        self, service_id: str, project_id: str, name: str, key: str, *, first: bool = False
+    ) -> str:
+        """A network without subnets, marked as ours; the same (service_id, key) gives the same id. first:
+        nobody has asked for it before, so that it need not be looked for."""
 
     async def shape_subnet(self, network_id: str, shape: SubnetShape, *, make: bool = True) -> None:
         """The subnet with that CIDR exists with that gateway and those pools. One that is missing is
         made, or (make False: to put back what was) left missing: its owner has deleted it. Pools are
         exclusive: the VIM gives out no address outside them from when this returns."""
+
+    async def settled(self, network_id: str) -> bool:
+        """Is nobody just being given an address out of pools as they were before the last `shape_subnet`,
+        so that `ports` shows all that has been? False: it cannot be told; then time must tell."""
 
     async def drop_network(self, network_id: str) -> bool:
         """Delete a network that we made; False if a tenant's port is on it: then it loses our mark
@@ -381,8 +391,8 @@ class Tx(Protocol):
     def services_buried(self) -> list[str]:
         """Ids of tombstones that are not settled."""
 
-    def services_of_types(self, types: Iterable[str]) -> list[ServiceRow]:
-        """Those of these types that stand."""
+    def services_of_type(self, kind: str, after: str, limit: int) -> list[ServiceRow]:
+        """Those of that type that stand, by id, behind that id."""
 
     def services_page(self, after: str, limit: int) -> list[ServiceRow]:
         """Any, also what is over, by id, behind that id."""
@@ -512,6 +522,9 @@ class Tx(Protocol):
 
     def prune(self, *, events_before: float, events_most: int, settled_before: float, now: float) -> None:
         """Bounded growth: old events, settled tombstones and revoked services, idempotency keys."""
+
+    def forget_authorisations(self, *, before: float, after: str, limit: int) -> list[str]:
+        """Older ones whose service is no more, of the next so many services by id, behind that id: those."""
 
 
 class Store(Protocol):

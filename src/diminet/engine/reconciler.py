@@ -5,7 +5,8 @@ asks the South for it again. A service that is buried or left is taken down: the
 then the networks and pools as they were, then our rows.
 """
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Sequence, Set
+from contextlib import suppress
 
 import structlog
 
@@ -13,6 +14,7 @@ from diminet.engine.audit import Audit
 from diminet.engine.instance import Instance
 from diminet.engine.pools import Pools
 from diminet.engine.ports import ServiceRow, Tx
+from diminet.engine.turns import Turn
 from diminet.errors import DiminetError, NetworkNotFound, SiteRefused
 from diminet.model import (
     Connection,
@@ -41,10 +43,11 @@ class Reconciler:
         self.here = here
         self.pools = pools
         self.audit = audit
-        self.health: Mapping[str, Health] = {}
-        self.appeared: Mapping[str, tuple[str, ...]] = {}
+        self.health: dict[str, Health] = {}
+        self.appeared: dict[str, tuple[str, ...]] = {}
         self.stranger = False  # the VIM says that it was last used with another database
-        self.looked_at = ""  # id of the last service that was looked at for overlaps
+        self.looking = Turn()  # for overlaps
+        self.sweeping = Turn()  # through networks that we made
 
     async def realise(self, service_id: str) -> None:
         """Make this site's part of the service as its row says. Raises what the VIM said; the
@@ -76,7 +79,7 @@ class Reconciler:
             await self._note_error(row, error)
             raise
         await here.store.write(lambda tx: self._made(tx, row, warnings))
-        self.health = {**self.health, document.service_id: Health(service_id=document.service_id)}
+        self.health[document.service_id] = Health(service_id=document.service_id)
 
     def _neighbours(self, tx: Tx, document: Document) -> list[Document]:
         """Other live documents here that share a local network."""
@@ -138,7 +141,7 @@ class Reconciler:
         connections = await self.here.store.read(lambda tx: tx.connections(service_id))
         warnings = await self._restore(connections)
         await self.here.store.write(lambda tx: self._taken_down(tx, row, warnings))
-        self.health = {k: v for k, v in self.health.items() if k != service_id}
+        self.health.pop(service_id, None)
 
     async def _restore(self, connections: Sequence[Connection]) -> list[str]:
         """Networks that we made go, unless a tenant uses them; pools of the others come back."""
@@ -232,12 +235,10 @@ class Reconciler:
 
     async def look_for_overlaps(self) -> None:
         """Subnets that have appeared since the document was written and stand against it: the next
-        `overlaps_batch` services, in turn."""
-        after, most = self.looked_at, self.here.limits.overlaps_batch
+        services, in turns."""
+        after, most = self.looking.after, self.here.limits.round_batch
         rows = await self.here.store.read(lambda tx: tx.services_page(after, most))
-        ids = {row.document.service_id for row in rows}
-        last = max(ids, default="")
-        self.looked_at = last if len(rows) == most else ""
+        stretch = self.looking.took({row.document.service_id for row in rows}, most)
         found: dict[str, tuple[str, ...]] = {}
         for row in rows:
             over = row.document.tombstone or row.left is not None
@@ -247,7 +248,7 @@ class Reconciler:
         for service_id in sorted(found.keys() - self.appeared.keys()):
             await self._tell_appeared(service_id, found[service_id])
         # What lies between and was not found has no problem any more, or is no more.
-        kept = {i: p for i, p in self.appeared.items() if i <= after or (self.looked_at and i > last)}
+        kept = {i: problems for i, problems in self.appeared.items() if i not in stretch}
         self.appeared = {**kept, **found}
 
     async def _appeared(self, document: Document) -> tuple[str, ...]:
@@ -308,18 +309,43 @@ class Reconciler:
         return not stranger
 
     async def sweep_networks(self) -> None:
-        """Networks that we made and nothing here knows of: a VIM that did not answer in time may have
-        made them all the same."""
+        """Networks that we made, and tenants' subnets that we changed, and nothing here knows of: a VIM
+        that did not answer in time may have made or changed them all the same."""
         if not await self.trusts_vim():
             return
-        for remains in await self.here.south.remains():
-            async with self.here.locks[f"promise {remains.service_id}"]:
-                if remains.made and not await self._is_wanted(remains):
-                    await self.here.south.drop_network(remains.network_id)
+        remains = await self.here.south.remains()
+        known = {f"{r.service_id} {r.network_id}": r for r in remains if r.made or not r.service_id}
+        most = self.here.limits.round_batch
+        names = sorted(name for name in known if name > self.sweeping.after)[:most]
+        self.sweeping.took(names, most)
+        for one in (known[name] for name in names):
+            if one.made:
+                await self._drop_unknown(one)
+            else:
+                await self._undo_late(one)
+
+    async def _drop_unknown(self, remains: Remains) -> None:
+        async with self.here.locks[f"promise {remains.service_id}"]:
+            if not await self._is_wanted(remains):
+                await self.here.south.drop_network(remains.network_id)
 
     async def _is_wanted(self, remains: Remains) -> bool:
         ours = await self.here.store.read(lambda tx: known_networks(tx, remains.service_id))
         return "" in ours or remains.network_id in ours
+
+    async def _undo_late(self, remains: Remains) -> None:
+        network_id = remains.network_id
+
+        def in_use(tx: Tx) -> bool:
+            promised = bool(tx.reservations_of_network(network_id)) or tx.being_put_back(network_id)
+            return promised or bool(tx.services_of_network(self.here.name, network_id))
+
+        async with self.here.locks[f"shape {network_id}"]:
+            if await self.here.store.read(in_use):
+                return
+            with suppress(NetworkNotFound):  # deleted meanwhile: nothing to put back
+                for shape in remains.shapes:
+                    await self.here.south.shape_subnet(network_id, shape, make=False)
 
     async def _sweep(self, strangers: Set[str]) -> list[DiminetError]:
         """A data plane of ours without a live service: left over by a crash."""

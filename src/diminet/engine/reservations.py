@@ -55,7 +55,9 @@ class Reservations:
         the type finds unfit; nothing stays changed then."""
         here = self.here
         self._check(request)
-        as_user = await here.identity.authorise(ctx, request.project_id)
+        as_user = None
+        if not await here.store.read(lambda tx: self._authorised(tx, request, asker)):
+            as_user = await here.identity.authorise(ctx, request.project_id)
         kind = here.type_of(request.type)
         if ctx.sender is not None:
             # Only our own user may say which of our networks need not be clean.
@@ -63,13 +65,13 @@ class Reservations:
             request = request.model_copy(update={"wanted": wanted})
         for entry in request.entries:
             if entry.resource_id:
-                await self.theirs(entry.resource_id, request.project_id, as_user)
+                await self._require_theirs(entry.resource_id, request.project_id, as_user)
         rid = here.clock.uuid()
         # What is being made for a promise is not undone meanwhile: `release` waits for this lock.
         async with here.locks[f"promise {request.service_id}"]:
-            rows = await here.store.write(lambda tx: self._promise(tx, ctx, asker, request, rid))
+            rows, first = await here.store.write(lambda tx: self._promise(tx, ctx, asker, request, rid))
             try:
-                facts = [await self._prepare(kind, request, row) for row in rows]
+                facts = [await self._prepare(kind, request, row, first=first) for row in rows]
                 return Reservation(
                     rid=rows[0].rid,
                     service_id=request.service_id,
@@ -84,6 +86,19 @@ class Reservations:
                 await self._take_back(rows[0].rid)
                 raise
 
+    def _authorised(self, tx: Tx, request: ReserveRequest, asker: str) -> bool:
+        """Whether its master asks about networks that are in the service already: these were authorised
+        once, and no token outlives that (DESIGN section 4)."""
+        held = tx.service(request.service_id)
+        if held is None or held.left is not None or held.document.master != asker:
+            return False
+        named = {r.resource_id for r in held.document.resources_of(self.here.name)}
+        return all(
+            entry.resource_id in named
+            and tx.authorised(request.service_id, entry.resource_id, request.project_id)
+            for entry in request.entries
+        )
+
     @staticmethod
     def _left(tx: Tx, service_id: str) -> int:
         row = tx.service(service_id)
@@ -95,25 +110,35 @@ class Reservations:
         if not keys or len(set(keys)) < len(keys) or {site for site, _ in keys} != {self.here.name}:
             raise InvalidRequest(f"name networks of site {self.here.name}, each once", sites=[self.here.name])
 
-    async def theirs(
-        self, network_id: str, project_id: str, as_user: SecretStr | None = None
-    ) -> NetworkFacts:
+    async def theirs(self, network_id: str, project_id: str) -> NetworkFacts:
         """The answer does not tell one of another project from one that is not there."""
         try:
-            network = await self.here.south.network(network_id, as_user=as_user)
+            network = await self.here.south.network(network_id)
         except NetworkNotFound:
             network = None
         if network is None or network.project_id != project_id:
-            raise NetworkNotFound(
-                f"site {self.here.name} has no network {network_id} that this project may use; "
-                "check the id with `openstack network list` at that site",
-                sites=[self.here.name],
-            )
+            raise self._not_theirs(network_id)
         return network
+
+    async def _require_theirs(self, network_id: str, project_id: str, as_user: SecretStr | None) -> None:
+        try:
+            owner = await self.here.south.owner(network_id, as_user=as_user)
+        except NetworkNotFound:
+            owner = None
+        if owner != project_id:
+            raise self._not_theirs(network_id)
+
+    def _not_theirs(self, network_id: str) -> NetworkNotFound:
+        return NetworkNotFound(
+            f"site {self.here.name} has no network {network_id} that this project may use; "
+            "check the id with `openstack network list` at that site",
+            sites=[self.here.name],
+        )
 
     def _promise(
         self, tx: Tx, ctx: Context, asker: str, request: ReserveRequest, rid: str
-    ) -> list[ReservationRow]:
+    ) -> tuple[list[ReservationRow], bool]:
+        """The promises, and whether they are the first ones for that service here."""
         held = tx.service(request.service_id)
         if held is not None and held.document.tombstone:
             raise ServiceNotFound(f"service {request.service_id} is deleted", sites=[self.here.name])
@@ -142,7 +167,7 @@ class Reservations:
         tx.add_event(
             self.here.event("reserved", ctx, request.service_id, request.project_id, networks=networks)
         )
-        return rows
+        return rows, held is None and not mine
 
     def _row(
         self,
@@ -192,14 +217,15 @@ class Reservations:
         )
 
     async def _prepare(
-        self, kind: ServiceType, request: ReserveRequest, row: ReservationRow
+        self, kind: ServiceType, request: ReserveRequest, row: ReservationRow, *, first: bool
     ) -> ResourceFacts:
         here = self.here
         if row.made:
-            row = await self._make(request, row)
+            row = await self._make(request, row, first=first)
         held, committed = await here.store.read(lambda tx: self._committed(tx, row))
         network = await here.south.network(row.network_id)
-        ports = await here.south.ports(row.network_id) if kind.uses_blocks else ()
+        # Without a subnet there are no addresses.
+        ports = await here.south.ports(row.network_id) if kind.uses_blocks and network.subnets else ()
         joined = held is not None and any(
             r.resource_id == row.network_id for r in held.resources_of(here.name)
         )
@@ -224,9 +250,9 @@ class Reservations:
         others = [r.document for r in rows if r.document.service_id != row.service_id]
         return (held.document if held else None), others
 
-    async def _make(self, request: ReserveRequest, row: ReservationRow) -> ReservationRow:
+    async def _make(self, request: ReserveRequest, row: ReservationRow, *, first: bool) -> ReservationRow:
         made_id = await self.here.south.make_network(
-            request.service_id, request.project_id, request.name, self.here.name
+            request.service_id, request.project_id, request.name, self.here.name, first=first
         )
         named = row.model_copy(update={"network_id": made_id})
         await self._replace(row, named)
@@ -237,10 +263,13 @@ class Reservations:
     ) -> None:
         if not row.original:
             await self._replace(row, row.model_copy(update={"original": as_shapes(network)}))
-        for shape in shapes:
-            await self.here.south.shape_subnet(row.network_id, shape)
+        async with self.here.locks[f"shape {row.network_id}"]:
+            for shape in shapes:
+                await self.here.south.shape_subnet(row.network_id, shape)
         # A VIM may still be giving out an address of the pools as they were (Neutron; on linux 0).
-        await self.here.clock.sleep(self.here.limits.settle_interval)
+        interval = self.here.limits.settle_interval
+        if interval and not await self.here.south.settled(row.network_id):
+            await self.here.clock.sleep(interval)
 
     async def _replace(self, old: ReservationRow, new: ReservationRow) -> None:
         def decide(tx: Tx) -> None:

@@ -27,6 +27,7 @@ from diminet.model import Document, Site
 
 ASKER_WAITS = 0.75  # of sync_interval; looked at four times in it, so it is asked once in each
 OTHER_WAITS = 1.5
+NOTES_AT_ONCE = 100  # services whose comparison is written in one transaction; others wait that long
 
 log = structlog.get_logger()
 
@@ -157,20 +158,41 @@ class Sync:
         return None
 
     async def _take_in(self, site: str, report: SyncReport) -> None:
-        for entry in report.services:
-            await self._compare_one(site, entry)
+        for start in range(0, len(report.services), NOTES_AT_ONCE):
+            await self._take_some_in(site, report.services[start : start + NOTES_AT_ONCE])
         await self._unknown_there(site, {e.service_id for e in report.services})
 
-    async def _compare_one(self, site: str, entry: SyncEntry) -> None:
-        """What fails with one service is tried again at the next interval and keeps no other back."""
+    async def _take_some_in(self, site: str, entries: Sequence[SyncEntry]) -> None:
+        """What is the same is noted in one transaction: it is what most exchanges find, and each one
+        waits for the disk."""
+        same: list[SyncEntry] = []
+
+        def note(tx: Tx) -> None:
+            for entry in same:
+                self._note(tx, site, entry)
+
         try:
-            await self._compare(site, entry)
+            for entry in entries:
+                if await self._compare_one(site, entry):
+                    same.append(entry)
+        except Unavailable:
+            await self.here.store.write(note)
+            raise
+        if same:
+            await self.here.store.write(note)
+
+    async def _compare_one(self, site: str, entry: SyncEntry) -> bool:
+        """Do both have the same? What fails with one service is tried again at the next interval and
+        keeps no other back."""
+        try:
+            return await self._compare(site, entry)
         except Unavailable:
             raise
         except DiminetError as error:
             log.info("sync", peer=site, service=entry.service_id, code=error.code, message=error.message)
+            return False
 
-    async def _compare(self, site: str, entry: SyncEntry) -> None:
+    async def _compare(self, site: str, entry: SyncEntry) -> bool:
         def look(tx: Tx) -> tuple[ServiceRow | None, list[HeldBlock], bool]:
             row = tx.service(entry.service_id)
             if row is None:
@@ -179,13 +201,13 @@ class Sync:
 
         row, held, concerned = await self.here.store.read(look)
         if not concerned:
-            return  # nobody here has anything to do with it, or nobody there
+            return False  # nobody here has anything to do with it, or nobody there
         if row is not None and row.left is not None:
-            return  # only a new promise of ours takes us in again
+            return False  # only a new promise of ours takes us in again
         if row is not None and row.document.tombstone:
             if not entry.tombstone and row.document.epoch.site == self.here.number:
                 await self._post(row, site, "tombstone")
-            return
+            return False
         if row is not None:
             self.takeover.heard(row, entry.promised)
         if entry.tombstone and row is not None:
@@ -196,6 +218,8 @@ class Sync:
             await self._post(row, site, "document")
         else:
             await self._same(site, entry, row, held)
+            return True
+        return False
 
     @staticmethod
     def _was_asked(tx: Tx, row: ServiceRow, site: str) -> bool:
@@ -267,7 +291,6 @@ class Sync:
         dealt = {h.block.cidr for h in held}
         for cidr in dealt & entry.spare.keys():
             self.pools.spare_of[entry.service_id, cidr, site] = entry.spare[cidr]
-        await self.here.store.write(lambda tx: self._note(tx, site, entry))
 
     def _note(self, tx: Tx, site: str, entry: SyncEntry) -> None:
         row = tx.service(entry.service_id)

@@ -72,9 +72,9 @@ class Vim:
         return found[0]
 
     def found(self, collection: str, **filters: str) -> list[dict[str, Any]]:
-        """The networks, subnets or ports that fit."""
+        """The networks, subnets, ports or (at a Neutron) bgpvpn/bgpvpns that fit."""
         answer = self._call("GET", f"/v2.0/{collection}?{urllib.parse.urlencode(filters)}")
-        objects: list[dict[str, Any]] = answer[collection]
+        objects: list[dict[str, Any]] = answer[collection.rpartition("/")[2]]
         return objects
 
     def delete(self, collection: str, identifier: str) -> None:

@@ -43,11 +43,20 @@ class MeteredSouth:
     async def ports(self, network_id: str) -> tuple[PortFacts, ...]:
         return await self._call("ports", self._inner.ports(network_id))
 
-    async def make_network(self, service_id: str, project_id: str, name: str, key: str) -> str:
-        return await self._call("make_network", self._inner.make_network(service_id, project_id, name, key))
+    async def owner(self, network_id: str, *, as_user: SecretStr | None = None) -> str:
+        return await self._call("owner", self._inner.owner(network_id, as_user=as_user))
+
+    async def make_network(
+        self, service_id: str, project_id: str, name: str, key: str, *, first: bool = False
+    ) -> str:
+        work = self._inner.make_network(service_id, project_id, name, key, first=first)
+        return await self._call("make_network", work)
 
     async def shape_subnet(self, network_id: str, shape: SubnetShape, *, make: bool = True) -> None:
         await self._call("shape_subnet", self._inner.shape_subnet(network_id, shape, make=make))
+
+    async def settled(self, network_id: str) -> bool:
+        return await self._call("settled", self._inner.settled(network_id))
 
     async def drop_network(self, network_id: str) -> bool:
         return await self._call("drop_network", self._inner.drop_network(network_id))

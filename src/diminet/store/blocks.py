@@ -1,6 +1,7 @@
 """Blocks of L2 subnets: who owns which, what was given on which request, what we have asked for."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,9 +11,9 @@ from pydantic import TypeAdapter
 from diminet.engine.ports import HeldBlock, ServiceRow
 from diminet.messages import BlockRequest
 from diminet.model import Block
-from diminet.store.rows import Rows
-from diminet.store.services import Stage, parse
+from diminet.store.services import Stage, block_state, parse
 from diminet.store.tables import block_requests, blocks, grants, service_resources, services
+from diminet.store.tallies import Bucket, Tallies
 
 GRANTS_KEPT = 8  # answers per requester and subnet; one request at a time is open, so one would do
 FEW_BLOCKS = 32  # up to so many, look for those alone instead of all of the service
@@ -20,25 +21,29 @@ FEW_BLOCKS = 32  # up to so many, look for those alone instead of all of the ser
 _Blocks = TypeAdapter(tuple[Block, ...])
 
 
-class Blocks(Rows):
+class Blocks(Tallies):
     def blocks(self, service_id: str) -> list[HeldBlock]:
         """By CIDR and index."""
         return [_held(row) for row in self._db.execute(_OF_SERVICE, {"service_id": service_id})]
 
     def put_blocks(self, service_id: str, new: Iterable[HeldBlock]) -> None:
         offered = list(new)
-        versions = self._versions(service_id, offered)
+        stored = self._stored(service_id, offered)
         inserts: dict[tuple[str, int], dict[str, Any]] = {}
         updates: dict[tuple[str, int], dict[str, Any]] = {}
         for held in offered:
             key = (held.block.cidr, held.block.index)
-            best = (inserts.get(key) or updates.get(key) or {"version": versions.get(key, 0)})["version"]
+            best = (inserts.get(key) or updates.get(key) or stored.get(key) or {"version": 0})["version"]
             if held.block.version >= best:
-                (updates if key in versions else inserts)[key] = _columns(service_id, held)
+                (updates if key in stored else inserts)[key] = _columns(service_id, held)
         if inserts:
             self._db.execute(blocks.insert(), list(inserts.values()))
         if updates:
             self._db.execute(_UPDATE_BLOCK, [_renamed(row) for row in updates.values()])
+        new_rows = (*inserts.values(), *updates.values())
+        changes = Counter(_bucket(row["owner"], row["pooled"]) for row in new_rows)
+        changes.subtract(_bucket(stored[key]["owner"], stored[key]["pooled"]) for key in updates)
+        self._tally("blocks", changes)
 
     def network_blocks(
         self, site: str, network_id: str, cidr: str
@@ -98,13 +103,19 @@ class Blocks(Rows):
 
     # -- rows --
 
-    def _versions(self, service_id: str, offered: list[HeldBlock]) -> dict[tuple[str, int], int]:
+    def _stored(self, service_id: str, offered: list[HeldBlock]) -> "dict[tuple[str, int], sa.RowMapping]":
+        """version, owner and pooled of those that are there already."""
         wanted: dict[str, Any] = {"service_id": service_id, "cidrs": list({h.block.cidr for h in offered})}
         few = len(offered) <= FEW_BLOCKS
         if few:
             wanted["positions"] = list({h.block.index for h in offered})
-        stored = self._db.execute(_FEW_VERSIONS if few else _VERSIONS, wanted)
-        return {(cidr, position): version for cidr, position, version in stored}
+        stored = self._db.execute(_FEW_STORED if few else _STORED, wanted).mappings()
+        return {(row["cidr"], row["position"]): row for row in stored}
+
+
+def _bucket(owner: str, pooled: bool) -> Bucket:
+    """Where a block is counted."""
+    return owner, block_state(pooled)
 
 
 def _columns(service_id: str, held: HeldBlock) -> dict[str, Any]:
@@ -153,11 +164,13 @@ _WITH_BLOCKS = (
     .where(services.c.stage == Stage.LIVE, _HAS_BLOCKS)
     .limit(1)
 )
-_VERSIONS = sa.select(blocks.c.cidr, blocks.c.position, blocks.c.version).where(
+_STORED = sa.select(
+    blocks.c.cidr, blocks.c.position, blocks.c.version, blocks.c.owner, blocks.c.pooled
+).where(
     blocks.c.service_id == sa.bindparam("service_id"),
     blocks.c.cidr.in_(sa.bindparam("cidrs", expanding=True)),
 )
-_FEW_VERSIONS = _VERSIONS.where(blocks.c.position.in_(sa.bindparam("positions", expanding=True)))
+_FEW_STORED = _STORED.where(blocks.c.position.in_(sa.bindparam("positions", expanding=True)))
 _OF_REQUESTER = [grants.c[name] == sa.bindparam(name) for name in ("service_id", "requester", "cidr")]
 _GRANT = sa.select(grants.c.body).where(*_OF_REQUESTER, grants.c.number == sa.bindparam("asked"))
 _LATER_GRANT = (

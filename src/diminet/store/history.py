@@ -64,16 +64,20 @@ _ADD_EVENT = events.insert().inline()
 
 class Pruning(Services):
     def prune(self, *, events_before: float, events_most: int, settled_before: float, now: float) -> None:
-        """Authorisations go too, when they are older than `settled_before` and their service is gone.
-
-        A tombstone or revoked service stays while a member has not acknowledged it, or something of
+        """A tombstone or revoked service stays while a member has not acknowledged it, or something of
         it waits in the outbox.
         """
         self._prune_events(events_before, events_most)
         self._db.execute(_OLD_KEYS, {"before": now - IDEMPOTENCY_KEPT_S})
         for service_id in self._over_and_done(settled_before):
             self.delete_service(service_id)
-        self._db.execute(_OLD_AUTHORISATIONS, {"before": settled_before})
+
+    def forget_authorisations(self, *, before: float, after: str, limit: int) -> list[str]:
+        looked_at = self._bodies(_AUTHORISED, after=after, most=limit)
+        if looked_at:
+            stretch = {"after": after, "last": looked_at[-1]}
+            self._db.execute(_OLD_AUTHORISATIONS, {"before": before, **stretch})
+        return looked_at
 
     def _prune_events(self, before: float, most: int) -> None:
         self._db.execute(_OLD_EVENTS, {"before": before})
@@ -87,8 +91,17 @@ class Pruning(Services):
 
 
 _OLD_KEYS = idempotency.delete().where(idempotency.c.at <= sa.bindparam("before"))
+_AUTHORISED = (
+    sa.select(authorisations.c.service_id)
+    .distinct()
+    .where(authorisations.c.service_id > sa.bindparam("after"))
+    .order_by(authorisations.c.service_id)
+    .limit(sa.bindparam("most"))
+)
 _OLD_AUTHORISATIONS = (
     authorisations.delete()
+    .where(authorisations.c.service_id > sa.bindparam("after"))
+    .where(authorisations.c.service_id <= sa.bindparam("last"))
     .where(authorisations.c.at < sa.bindparam("before"))
     .where(~sa.exists().where(services.c.id == authorisations.c.service_id).correlate(authorisations))
 )

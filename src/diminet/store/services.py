@@ -7,7 +7,6 @@ import sqlalchemy as sa
 
 from diminet.engine.ports import Figures, MemberRow, ServiceRow
 from diminet.model import Connection, Document, Pair, ProvisioningStatus
-from diminet.store.rows import Rows
 from diminet.store.tables import (
     block_requests,
     blocks,
@@ -23,6 +22,7 @@ from diminet.store.tables import (
     service_tags,
     services,
 )
+from diminet.store.tallies import POOLED, SPARE, Bucket, Tallies, moved
 
 HANGING_ON_A_SERVICE = (
     member_states,
@@ -61,7 +61,7 @@ OVER = (Stage.SETTLED, Stage.LEFT)
 HIDDEN = (Stage.SETTLED, Stage.LEAVING, Stage.LEFT)  # whose GET is 404
 
 
-class Services(Rows):
+class Services(Tallies):
     def service(self, service_id: str) -> ServiceRow | None:
         body = self._db.execute(_BODY_OF_SERVICE, {"service_id": service_id}).scalar()
         return None if body is None else parse(body)
@@ -73,6 +73,7 @@ class Services(Rows):
             if held is not None:
                 return False
             self._db.execute(services.insert(), {"id": document.service_id, **_columns(row)})
+            self._tally("services", moved(None, _bucket(row)))
             self._index(document, None)
             return True
         if held is None or not _may_replace(held.document, document, expect):
@@ -81,12 +82,18 @@ class Services(Rows):
         done = self._db.execute(_REPLACE_SERVICE, {**_columns(row), **_condition(document, expect)})
         if done.rowcount == 0:
             return False
+        self._tally("services", moved(_bucket(held), _bucket(row)))
         self._index(document, held.document)
         return True
 
     def delete_service(self, service_id: str) -> None:
         """What is still owed to a peer and needs no document (an abort, a tombstone, a wish) stays in
         the outbox."""
+        held = self.service(service_id)
+        if held is not None:
+            self._tally("services", moved(_bucket(held), None))
+        gone = self._db.execute(_OWNED, {"service_id": service_id})
+        self._tally("blocks", {(owner, block_state(pooled)): -number for owner, pooled, number in gone})
         self._drop(services, id=service_id)
         for table in HANGING_ON_A_SERVICE:
             self._drop(table, service_id=service_id)
@@ -110,8 +117,8 @@ class Services(Rows):
     def services_buried(self) -> list[str]:
         return self._bodies(_BURIED)
 
-    def services_of_types(self, types: Iterable[str]) -> list[ServiceRow]:
-        return [parse(body) for body in self._bodies(_OF_TYPES, types=list(types))]
+    def services_of_type(self, kind: str, after: str, limit: int) -> list[ServiceRow]:
+        return [parse(b) for b in self._bodies(_SERVICES_OF_TYPE, kind=kind, after=after, most=limit)]
 
     def services_page(self, after: str, limit: int) -> list[ServiceRow]:
         return [parse(body) for body in self._bodies(_PAGE, after=after, most=limit)]
@@ -120,12 +127,10 @@ class Services(Rows):
         return self._bodies(_TO_RECLAIM)
 
     def figures(self) -> Figures:
-        counted = self._db.execute(_COUNTED)
-        held = self._db.execute(_HELD)
         posted = self._db.execute(_POSTED).one()
         return Figures(
-            services={(kind, status): number for kind, status, number in counted},
-            blocks={(owner, bool(pooled)): number for owner, pooled, number in held},
+            services=self._tallied("services"),
+            blocks={(owner, state == POOLED): n for (owner, state), n in self._tallied("blocks").items()},
             outbox=posted[0],
             oldest=posted[1],
         )
@@ -205,6 +210,15 @@ def parse(body: str) -> ServiceRow:
     return ServiceRow.model_validate_json(body)
 
 
+def block_state(pooled: bool) -> str:
+    return POOLED if pooled else SPARE
+
+
+def _bucket(row: ServiceRow) -> Bucket | None:
+    """Where it is counted; what is over is not."""
+    return (row.document.type, row.status.value) if Stage.of(row) in AT_WORK else None
+
+
 def _may_replace(held: Document, new: Document, expect: Pair) -> bool:
     return held.pair == expect and (new.tombstone or not held.tombstone)
 
@@ -253,6 +267,13 @@ def _condition(document: Document, expect: Pair) -> dict[str, object]:
 
 # Building a statement takes longer than running it: each is built once.
 
+_SERVICES_OF_TYPE = (
+    sa.select(services.c.body)
+    .where(services.c.type == sa.bindparam("kind"), services.c.stage == Stage.LIVE)
+    .where(services.c.id > sa.bindparam("after"))
+    .order_by(services.c.id)
+    .limit(sa.bindparam("most"))
+)
 _LIVE_SERVICES = sa.select(services.c.body).where(services.c.stage.in_(AT_WORK))
 _AT_WORK = sa.select(services.c.id).where(services.c.stage.in_(AT_WORK))
 _TO_REALISE = sa.select(services.c.id).where(services.c.pending.is_(True))
@@ -264,28 +285,21 @@ _REALISED = (
 )
 _WAITING = sa.select(services.c.body).where(services.c.waiting.is_(True))
 _BURIED = sa.select(services.c.id).where(services.c.stage == Stage.BURIED)
-_OF_TYPES = sa.select(services.c.body).where(
-    services.c.stage == Stage.LIVE, services.c.type.in_(sa.bindparam("types", expanding=True))
-)
 _PAGE = (
     sa.select(services.c.body)
     .where(services.c.id > sa.bindparam("after"))
     .order_by(services.c.id)
     .limit(sa.bindparam("most"))
 )
-_OWNED = sa.exists().where(
+_OWNS = sa.exists().where(
     blocks.c.service_id == member_states.c.service_id, blocks.c.owner == member_states.c.site
 )
 _TO_RECLAIM = (
     sa.select(member_states.c.service_id)
     .distinct()
     .join(services, services.c.id == member_states.c.service_id)
-    .where(member_states.c.clean.is_(True), services.c.stage == Stage.LIVE, _OWNED.correlate(member_states))
+    .where(member_states.c.clean.is_(True), services.c.stage == Stage.LIVE, _OWNS.correlate(member_states))
 )
-_KINDS = (services.c.type, services.c.status)
-_COUNTED = sa.select(*_KINDS, sa.func.count()).where(services.c.stage.in_(AT_WORK)).group_by(*_KINDS)
-_OWNERS = (blocks.c.owner, blocks.c.pooled)
-_HELD = sa.select(*_OWNERS, sa.func.count()).group_by(*_OWNERS)
 _POSTED = sa.select(sa.func.count(), sa.func.min(outbox.c.created_at))
 _OF_PROJECT = (services.c.project_id == sa.bindparam("project_id"), services.c.stage == Stage.LIVE)
 _SERVICES_OF_PROJECT = (
@@ -330,6 +344,11 @@ _CONNECTIONS = (
     sa.select(connections.c.body)
     .where(connections.c.service_id == sa.bindparam("service_id"))
     .order_by(connections.c.resource_id)
+)
+_OWNED = (
+    sa.select(blocks.c.owner, blocks.c.pooled, sa.func.count())
+    .where(blocks.c.service_id == sa.bindparam("service_id"))
+    .group_by(blocks.c.owner, blocks.c.pooled)
 )
 _BODY_OF_SERVICE = sa.select(services.c.body).where(services.c.id == sa.bindparam("service_id"))
 _REPLACE_SERVICE = (

@@ -70,6 +70,7 @@ services = sa.Table(
     sa.Index(None, "pending"),
     sa.Index(None, "waiting"),
     sa.Index(None, "project_id", "stage", "status"),
+    sa.Index(None, "status", "changed_at"),
     *(sa.Index(None, key, "id") for key in ("created_at", "updated_at", "name", "type", "status")),
     *(
         sa.Index(None, "project_id", key, "id")
@@ -140,7 +141,6 @@ authorisations = sa.Table(
     sa.Column("project_id", Name, primary_key=True),
     sa.Column("initiator", Body, nullable=False),
     sa.Column("at", sa.Double, nullable=False),
-    sa.Index(None, "at", "service_id"),
 )
 
 blocks = sa.Table(
@@ -221,6 +221,15 @@ identifiers = sa.Table(
     metadata,
     sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("service_id", Id, nullable=False, unique=True),
+)
+
+tallies = sa.Table(  # how many there are, kept along with each change
+    "tallies",
+    metadata,
+    sa.Column("what", sa.String(16), primary_key=True),  # services, blocks
+    sa.Column("first", sa.String(64), primary_key=True),  # type; owner
+    sa.Column("second", sa.String(32), primary_key=True),  # status; pooled or spare
+    sa.Column("number", sa.BigInteger, nullable=False),
 )
 
 peers = sa.Table(

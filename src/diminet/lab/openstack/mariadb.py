@@ -26,7 +26,7 @@ def check() -> None:
     """Raises BadSurroundings if this machine has none."""
     for program in PROGRAMS:
         if shutil.which(program) is None:
-            raise BadSurroundings(f"{program} is not there: `apt-get install mariadb-server`, or use sqlite")
+            raise BadSurroundings(f"{program} is not there: run `make setup`, or use sqlite")
 
 
 class MariaDb:

@@ -74,6 +74,9 @@ class LinuxSouth:
 
     # -- what is there -----------------------------------------------------------------------------
 
+    async def owner(self, network_id: str, *, as_user: SecretStr | None = None) -> str:
+        return await self._store.read(lambda tx: _network(tx, network_id).project_id)
+
     async def network(self, network_id: str, *, as_user: SecretStr | None = None) -> NetworkFacts:
         """as_user makes no difference: this site's users are Identity's, which has decided."""
 
@@ -115,7 +118,10 @@ class LinuxSouth:
 
     # -- networks of ours --------------------------------------------------------------------------
 
-    async def make_network(self, service_id: str, project_id: str, name: str, key: str) -> str:
+    async def make_network(
+        self, service_id: str, project_id: str, name: str, key: str, *, first: bool = False
+    ) -> str:
+        """It is looked for in any case, in the transaction that makes it."""
         now = self._vim.clock()
 
         def write(tx: VimTx) -> str:
@@ -138,6 +144,10 @@ class LinuxSouth:
         network_id = await self._store.write(write)
         await self._wiring.network(network_id)
         return network_id
+
+    async def settled(self, network_id: str) -> bool:
+        """Pools and addresses are of one database, one transaction after another."""
+        return True
 
     async def drop_network(self, network_id: str) -> bool:
         def write(tx: VimTx) -> bool:

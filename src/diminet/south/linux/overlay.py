@@ -310,14 +310,18 @@ def _shape_end(ip: IPRoute, name: str, alias: names.Alias, mtu: int, ends: tuple
 def drop_vrf(path: Path) -> None:
     """Remove all devices of the service, at once and not when the kernel gets to it, and the namespace."""
     vnis = []
-    if netns.exists(_mounted(path)):
-        with netns.entered(_mounted(path)), IPRoute() as ip:
+    mounted = _mounted(path)
+    where = mounted if netns.exists(mounted) else path  # versions before 0.1.0 mounted it there
+    if netns.exists(where):
+        with netns.entered(where), IPRoute() as ip:
             for link in links.all_links(ip):
                 if link.kind in ("veth", "vxlan", "bridge"):
                     ip.link("del", index=link.ifindex)
                 if link.kind == "vxlan":
                     vnis.append(int(link.name.removeprefix("vx")))
-    path.unlink(missing_ok=True)
-    netns.remove(_mounted(path))
+    if path.is_symlink():
+        path.unlink()
+    netns.remove(path)
+    netns.remove(mounted)
     for vni in vnis:
         close(vni)

@@ -5,7 +5,9 @@ Neutron hides them from the tenant). Neutron guarantees no unique names: if two 
 service, the lower id stays.
 """
 
+import math
 from collections.abc import Sequence
+from time import monotonic
 
 from diminet.errors import NetworkNotFound, SiteRefused
 from diminet.model import Target
@@ -13,16 +15,22 @@ from diminet.south.neutron import marks
 from diminet.south.neutron.neutron import Json, Neutron, Refused
 
 PATH = "/bgpvpn/bgpvpns"
+LISTED_S = 15.0  # seconds for which the list of all is good enough to make one more
 
 
 class BgpVpns:
     def __init__(self, neutron: Neutron) -> None:
         self._neutron = neutron
+        self._listed: tuple[list[Json], float] = ([], -math.inf)  # all, and when
+        self._tried: dict[str, str | None] = {}  # name -> id of the one made since our start; None: unknown
 
     async def all(self) -> list[Json]:
         """Of the whole Neutron, each with `networks`, the ids of its associations' networks."""
+        asked = monotonic()
         try:
-            return await self._neutron.list("list BGP VPNs", PATH, "bgpvpns")
+            found = await self._neutron.list("list BGP VPNs", PATH, "bgpvpns")
+            self._listed = (found, asked)
+            return found
         except Refused as refusal:
             if refusal.status != 404:
                 raise
@@ -34,9 +42,10 @@ class BgpVpns:
 
     async def connect(self, target: Target) -> None:
         """The caller sees to it that no two run at once for one service."""
-        known = await self.all()
+        name = marks.vpn_name(target.service_id)
+        known = await self._as_known(name)
         self._require_free(target, known)
-        mine = sorted((v for v in known if v["name"] == marks.vpn_name(target.service_id)), key=_id)
+        mine = sorted((v for v in known if v["name"] == name), key=_id)
         fit = [v for v in mine if (v["type"], v["project_id"]) == (target.layer, target.project_id)]
         for vpn in mine:
             if vpn not in fit[:1]:
@@ -44,11 +53,26 @@ class BgpVpns:
         vpn = await self._retarget(fit[0], target) if fit else await self._make(target)
         await self._associate(vpn, target)
 
+    async def _as_known(self, name: str) -> list[Json]:
+        """All, as they were when last looked at: good enough for one that was not there then and that we
+        have not tried to make since. The list is long in a large cloud, and read at every round of the
+        reconciler anyway."""
+        found, at = self._listed
+        if name in self._tried or monotonic() > at + LISTED_S or any(v["name"] == name for v in found):
+            return await self.all()
+        return found
+
     async def disconnect(self, service_id: str) -> None:
         """Its associations go with it."""
-        for vpn in await self.all():
-            if vpn["name"] == marks.vpn_name(service_id):
-                await self._delete(vpn)
+        name = marks.vpn_name(service_id)
+        vpn_id = self._tried.get(name)
+        if vpn_id is not None:
+            await self._delete({"id": vpn_id})
+        else:
+            for vpn in await self.all():
+                if vpn["name"] == name:
+                    await self._delete(vpn)
+        self._tried.pop(name, None)
 
     def _require_free(self, target: Target, known: Sequence[Json]) -> None:
         """No other BGP VPN may have our route targets: it would be joined to the service."""
@@ -64,10 +88,15 @@ class BgpVpns:
                 )
 
     async def _make(self, target: Target) -> Json:
-        body = {"name": marks.vpn_name(target.service_id), "type": target.layer, **_targets(target)}
+        name = marks.vpn_name(target.service_id)
+        body = {"name": name, "type": target.layer, **_targets(target)}
         body["project_id"] = target.project_id
         what = f"create a BGP VPN for service {target.service_id}"
+        first = name not in self._tried
+        self._tried[name] = None
         vpn: Json = (await self._neutron.post(what, PATH, {"bgpvpn": body}))["bgpvpn"]
+        if first:  # else there may be two, one of whose making we heard nothing
+            self._tried[name] = vpn["id"]
         return vpn
 
     async def _retarget(self, vpn: Json, target: Target) -> Json:

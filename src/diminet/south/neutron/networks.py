@@ -8,12 +8,10 @@ from pydantic import SecretStr
 from diminet.errors import NetworkNotFound, SiteUnreachable
 from diminet.south.neutron import marks
 from diminet.south.neutron.neutron import Json, Neutron, Refused
-from diminet.south.neutron.subnets import Subnets
+from diminet.south.neutron.subnets import MOST_RECENT, RECENT_S, Subnets
 
 GONE_WITH_THE_NETWORK = {"network:dhcp", "network:distributed", "network:floatingip_agent_gateway"}
 LATE_S = 600.0  # seconds in which a network whose POST had no answer may still appear
-RECENT_S = 2.0  # seconds for which what was just read need not be read again
-MOST_RECENT = 1000  # networks
 
 
 class Networks:
@@ -21,7 +19,7 @@ class Networks:
         self._neutron = neutron
         self._subnets = subnets
         self._late: dict[marks.Made, float] = {}  # POST without an answer -> when
-        self._recent: dict[str, tuple[Json, float]] = {}  # network -> as the service user saw it, and when
+        self._recent: dict[str, tuple[Json, float]] = {}  # network -> as it was seen, and when
 
     async def show(self, network_id: str, as_user: SecretStr | None = None) -> Json:
         """Raises NetworkNotFound."""
@@ -35,11 +33,13 @@ class Networks:
                 f"site {self._neutron.site} has no network {network_id}", sites=[self._neutron.site]
             ) from refusal
         network: Json = answer["network"]
-        if as_user is None:
-            if len(self._recent) >= MOST_RECENT:
-                self._recent.clear()
-            self._recent[network_id] = (network, monotonic())
+        self._remember(network)
         return network
+
+    def _remember(self, network: Json) -> None:
+        if len(self._recent) >= MOST_RECENT:
+            self._recent.clear()
+        self._recent[network["id"]] = (network, monotonic())
 
     async def recent(self, network_id: str) -> Json:
         """As `show`, for what hardly changes: whose it is, whether it is ours, its MTU. What we change
@@ -59,9 +59,9 @@ class Networks:
 
     # -- making ------------------------------------------------------------------------------------
 
-    async def make(self, made: marks.Made, project_id: str, name: str) -> str:
-        """The caller sees to it that no two run at once for one service and key."""
-        for network in await self._with_description(made):
+    async def make(self, made: marks.Made, project_id: str, name: str, *, first: bool) -> str:
+        """The caller sees to it that no two run at once for one service and key. first: there is none yet."""
+        for network in () if first else await self._with_description(made):
             await self._tag(network, made)
             return str(network["id"])
         body = {"name": name, "project_id": project_id, "description": marks.description(made)}
@@ -72,6 +72,8 @@ class Networks:
             self._late[made] = monotonic()
             raise
         await self._tag(network, made)
+        self._remember(network | {"tags": marks.tags(made)})
+        self._subnets.none_yet(network["id"])
         return str(network["id"])
 
     async def _with_description(self, made: marks.Made) -> list[Json]:

@@ -28,8 +28,8 @@ from diminet.south.neutron import marks, subnets
 from diminet.south.neutron.bgpvpns import BgpVpns, differs, targets_of
 from diminet.south.neutron.ingress import ingress_of
 from diminet.south.neutron.networks import Networks
-from diminet.south.neutron.neutron import Json, Neutron
-from diminet.south.neutron.subnets import Subnets
+from diminet.south.neutron.neutron import Json, Neutron, Refused
+from diminet.south.neutron.subnets import LATE_S, Subnets
 
 T = TypeVar("T")
 
@@ -37,16 +37,19 @@ PROVIDER_S = 60.0  # seconds that the name of the BGP VPN provider is believed
 
 
 class NeutronSouth:
-    """mtu: bytes that the way between the sites carries. target_asn: of our route targets."""
+    """mtu: bytes that the way between the sites carries. target_asn: of our route targets. late_s: seconds
+    in which a change of a subnet that Neutron did not answer may still be done."""
 
     kind = "neutron"
     asks_for_room = False
 
-    def __init__(self, neutron: Neutron, *, mtu: int = 1450, target_asn: int = 64999) -> None:
+    def __init__(
+        self, neutron: Neutron, *, mtu: int = 1450, target_asn: int = 64999, late_s: float = LATE_S
+    ) -> None:
         self._neutron = neutron
         self._mtu = mtu
         self._asn = target_asn
-        self._subnets = Subnets(neutron)
+        self._subnets = Subnets(neutron, late_s=late_s)
         self._networks = Networks(neutron, self._subnets)
         self._vpns = BgpVpns(neutron)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -93,10 +96,17 @@ class NeutronSouth:
         return self._data_plane[0]
 
     async def network(self, network_id: str, *, as_user: SecretStr | None = None) -> NetworkFacts:
-        network, found = await asyncio.gather(
-            self._networks.show(network_id, as_user), self._subnets.of(network_id)
-        )
-        made = marks.made_of(network["tags"])
+        if as_user is None:
+            network = await self._networks.recent(network_id)
+            made = marks.made_of(network["tags"])
+            found = await (self._subnets.recent if made else self._subnets.of)(network_id)
+            if not found and not made:
+                network = await self._networks.show(network_id)  # it has none, or is gone
+        else:
+            network, found = await asyncio.gather(
+                self._networks.show(network_id, as_user), self._subnets.of(network_id)
+            )
+            made = marks.made_of(network["tags"])
         return NetworkFacts(
             network_id=network["id"],
             name=network["name"],
@@ -106,8 +116,13 @@ class NeutronSouth:
             ours=made.service_id if made else None,
         )
 
+    async def owner(self, network_id: str, *, as_user: SecretStr | None = None) -> str:
+        return str((await self._networks.show(network_id, as_user))["project_id"])
+
     async def ports(self, network_id: str) -> tuple[PortFacts, ...]:
         """Of Neutron's gateway address only where a port has it: that cannot be moved."""
+        if self._subnets.has_none_yet(network_id):
+            return ()  # without a subnet there are no addresses
         rows = await self._networks.ports(network_id)
         if not rows:
             await self._networks.recent(network_id)  # none, or no network
@@ -126,9 +141,11 @@ class NeutronSouth:
 
     # -- networks and subnets ----------------------------------------------------------------------
 
-    async def make_network(self, service_id: str, project_id: str, name: str, key: str) -> str:
-        made = marks.Made(service_id, key)
-        return await self._whole(f"made {service_id} {key}", self._networks.make(made, project_id, name))
+    async def make_network(
+        self, service_id: str, project_id: str, name: str, key: str, *, first: bool = False
+    ) -> str:
+        work = self._networks.make(marks.Made(service_id, key), project_id, name, first=first)
+        return await self._whole(f"made {service_id} {key}", work)
 
     async def drop_network(self, network_id: str) -> bool:
         return await self._whole(f"subnets {network_id}", self._networks.drop(network_id))
@@ -137,6 +154,22 @@ class NeutronSouth:
         """One at a time for each network: the last one that was asked for is the one that stands."""
         show = self._networks.recent
         await self._whole(f"subnets {network_id}", self._subnets.shape(network_id, shape, show, make=make))
+
+    async def settled(self, network_id: str) -> bool:
+        """Neutron reserves quota before it chooses a port's address, and gives it back when the port is
+        there (extension quota_details): without a reservation no request of the owner's is on its way.
+        Of other projects' requests nothing is known."""
+        network = await self._networks.recent(network_id)
+        if network.get("shared", True):
+            return False
+        what, path = "look for ports in the making", f"/quotas/{network['project_id']}/details"
+        try:
+            answer = await self._neutron.get(what, path)
+        except Refused:
+            return False  # it keeps no such account
+        port = answer.get("quota", {}).get("port", {})
+        # The driver with locks keeps no reservations of what has no limit.
+        return bool(port.get("reserved") == 0 and port.get("limit", -1) >= 0)
 
     # -- the data plane ----------------------------------------------------------------------------
 

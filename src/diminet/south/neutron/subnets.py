@@ -5,16 +5,21 @@ written is the whole wanted state, one write after another per network; what cam
 found by the audit.
 """
 
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from ipaddress import ip_address, ip_network
+from time import monotonic
 from typing import Any
 
-from diminet.errors import NetworkNotFound
+from diminet.errors import NetworkNotFound, SiteUnreachable
 from diminet.model import AddressRange, SubnetFacts, SubnetShape
 from diminet.south.neutron import marks
 from diminet.south.neutron.neutron import Json, Neutron, Refused
 
 Show = Callable[[str], Awaitable[Json]]
+LATE_S = 120.0  # seconds in which a change that Neutron did not answer may still be done
+RECENT_S = 2.0  # seconds for which what was just read or written need not be read again
+MOST_RECENT = 1000  # networks
 SELF_MADE = {"slaac", "dhcpv6-stateless"}  # address modes in which hosts choose (RFC 4862)
 
 
@@ -34,12 +39,37 @@ def facts(subnet: Mapping[str, Any]) -> SubnetFacts:
 
 
 class Subnets:
-    def __init__(self, neutron: Neutron) -> None:
+    """late_s: seconds in which a change that was not answered may still come."""
+
+    def __init__(self, neutron: Neutron, *, late_s: float = LATE_S) -> None:
         self._neutron = neutron
+        self._late_s = late_s
+        self._unanswered: dict[str, float] = {}  # subnet -> when a change of it had no answer
+        self._recent: dict[str, tuple[list[Json], float]] = {}  # network -> its subnets, and when
 
     async def of(self, network_id: str) -> list[Json]:
         what = f"list the subnets of network {network_id}"
-        return await self._neutron.list(what, "/subnets", "subnets", network_id=network_id)
+        found = await self._neutron.list(what, "/subnets", "subnets", network_id=network_id)
+        self._remember(network_id, found)
+        return found
+
+    async def recent(self, network_id: str) -> list[Json]:
+        """As `of`, as they were read or written here within the last seconds."""
+        found, at = self._recent.get(network_id, ([], -math.inf))
+        return found if monotonic() < at + RECENT_S else await self.of(network_id)
+
+    def none_yet(self, network_id: str) -> None:
+        """The network has just been made here."""
+        self._remember(network_id, [])
+
+    def has_none_yet(self, network_id: str) -> bool:
+        found, at = self._recent.get(network_id, ([], -math.inf))
+        return not found and monotonic() < at + RECENT_S
+
+    def _remember(self, network_id: str, found: list[Json]) -> None:
+        if len(self._recent) >= MOST_RECENT:
+            self._recent.clear()
+        self._recent[network_id] = (found, monotonic())
 
     async def changed(self) -> dict[str, list[Json]]:
         """Tenants' subnets that carry how they were, by network."""
@@ -50,13 +80,17 @@ class Subnets:
         return found
 
     async def shape(self, network_id: str, shape: SubnetShape, show: Show, *, make: bool) -> None:
-        """The caller sees to it that no two run at once for one network. show: reads it."""
+        """The caller sees to it that no two run at once for one network. show: reads it. What was just
+        read need not be read again; after a write it is."""
+        found = await self.recent(network_id)
+        self._recent.pop(network_id, None)
         try:
-            before = _with_cidr(await self.of(network_id), shape.cidr)
+            before = _with_cidr(found, shape.cidr)
+            others = [subnet for subnet in found if subnet is not before]
             if before is not None:
-                await self._change(before, shape)
+                self._remember(network_id, [*others, await self._change(before, shape)])
             elif make:
-                await self._make(await show(network_id), shape)
+                self._remember(network_id, [*others, await self._make(await show(network_id), shape)])
         except Refused as refusal:
             if refusal.status == 404:
                 raise NetworkNotFound(
@@ -66,8 +100,9 @@ class Subnets:
                 ) from refusal
             raise
 
-    async def _make(self, network: Json, shape: SubnetShape) -> None:
-        """Addresses of IPv6 by stateful DHCP: with any other mode Neutron's pools mean nothing."""
+    async def _make(self, network: Json, shape: SubnetShape) -> Json:
+        """The subnet as it then is. Addresses of IPv6 by stateful DHCP: with any other mode Neutron's pools
+        mean nothing."""
         made = marks.made_of(network["tags"])
         body = {
             "network_id": network["id"],
@@ -84,35 +119,57 @@ class Subnets:
         if shape.ip_version == 6:
             body |= {"ipv6_address_mode": "dhcpv6-stateful", "ipv6_ra_mode": "dhcpv6-stateful"}
         what = f"create subnet {shape.cidr} on network {network['id']}"
-        subnet = (await self._neutron.post(what, "/subnets", {"subnet": body}))["subnet"]
-        if made is not None:
-            await self._tag(subnet["id"], marks.tags(made))
+        subnet: Json = (await self._neutron.post(what, "/subnets", {"subnet": body}))["subnet"]
+        return subnet if made is None else await self._tag(subnet, marks.tags(made))
 
-    async def _change(self, before: Json, shape: SubnetShape) -> None:
-        """A tenant's subnet is marked with what it was before it is changed, and unmarked behind."""
+    async def _change(self, before: Json, shape: SubnetShape) -> Json:
+        """The subnet as it then is. A tenant's is marked with what it was before it is changed, and unmarked
+        behind."""
         now, subnet_id = facts(before), before["id"]
         tag, made = marks.was_tag(before["tags"]), marks.made_of_description(before.get("description"))
         if made is not None and marks.OURS not in before["tags"]:  # a crash came between the two calls
-            await self._tag(subnet_id, marks.tags(made))
+            before = await self._tag(before, marks.tags(made))
         change: Json = {}
         if shape.pools is not None and _numbers(shape.pools) != _numbers(now.pools):
             change["allocation_pools"] = _pools(shape.pools)
         if shape.gateway_ip != now.gateway_ip:
             change["gateway_ip"] = shape.gateway_ip
         if change and made is None and tag is None:
-            await self._tag(subnet_id, [marks.CHANGED, marks.was(now.shape())])
+            before = await self._tag(before, [marks.CHANGED, marks.was(now.shape())])
         if change:
-            what = f"set pools and gateway of subnet {now.cidr} ({subnet_id})"
-            await self._neutron.put(what, f"/subnets/{subnet_id}", {"subnet": change})
-        if tag and _restored(marks.shape_before(tag, now.cidr), shape):
+            before = await self._put(subnet_id, now.cidr, change)
+        if (
+            tag
+            and _restored(marks.shape_before(tag, now.cidr), shape)
+            # A change that comes late is found by its tags, and put back once no other can come.
+            and monotonic() >= self._unanswered.get(subnet_id, -math.inf) + self._late_s
+        ):
             for one in (marks.CHANGED, tag):  # the one by which we know goes last
                 what = f"take a tag of subnet {subnet_id} off"
                 await self._neutron.delete(what, f"/subnets/{subnet_id}/tags/{one}")
+            before = before | {"tags": [t for t in before["tags"] if t not in (marks.CHANGED, tag)]}
+        return before
 
-    async def _tag(self, subnet_id: str, tags: Sequence[str]) -> None:
-        """Adds them; those of others stay (the extension `tag-creation`, Neutron 2024.2 and later)."""
-        path = f"/subnets/{subnet_id}/tags"
-        await self._neutron.post(f"tag subnet {subnet_id}", path, {"tags": list(tags)})
+    async def _put(self, subnet_id: str, cidr: str, change: Json) -> Json:
+        what = f"set pools and gateway of subnet {cidr} ({subnet_id})"
+        try:
+            answer = await self._neutron.put(what, f"/subnets/{subnet_id}", {"subnet": change})
+        except SiteUnreachable:
+            now = monotonic()
+            over = [one for one, at in self._unanswered.items() if now >= at + self._late_s]
+            for one in over:
+                del self._unanswered[one]
+            self._unanswered[subnet_id] = now
+            raise
+        subnet: Json = answer["subnet"]
+        return subnet
+
+    async def _tag(self, subnet: Json, tags: Sequence[str]) -> Json:
+        """The subnet with them; those of others stay (the extension `tag-creation`, Neutron 2024.2 and
+        later)."""
+        path = f"/subnets/{subnet['id']}/tags"
+        await self._neutron.post(f"tag subnet {subnet['id']}", path, {"tags": list(tags)})
+        return subnet | {"tags": [*subnet["tags"], *tags]}
 
 
 def _with_cidr(subnets: Sequence[Json], cidr: str) -> Json | None:
