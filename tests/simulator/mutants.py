@@ -113,4 +113,6 @@ def recorded() -> dict[str, Caught]:
 
 def record(found: Mapping[str, Caught]) -> None:
     text = json.dumps({name: asdict(found[name]) for name in sorted(found)}, indent=2, ensure_ascii=False)
-    FILE.write_text(text + "\n")
+    whole = FILE.with_suffix(".new")  # others read it meanwhile
+    whole.write_text(text + "\n")
+    whole.replace(FILE)
