@@ -14,7 +14,7 @@ from typing import Any
 from diminet.errors import NetworkNotFound, SiteUnreachable
 from diminet.model import AddressRange, SubnetFacts, SubnetShape
 from diminet.south.neutron import marks
-from diminet.south.neutron.neutron import Json, Neutron, Refused
+from diminet.south.neutron.neutron import Failed, Json, Neutron, Refused
 
 Show = Callable[[str], Awaitable[Json]]
 LATE_S = 120.0  # seconds in which a change that Neutron did not answer may still be done
@@ -77,20 +77,28 @@ class Subnets:
         what = "look for subnets that DIMINET changed"
         for subnet in await self._neutron.list(what, "/subnets", "subnets", tags=marks.CHANGED):
             found.setdefault(subnet["network_id"], []).append(subnet)
+        for network_id in found:
+            self._recent.pop(network_id, None)  # this is newer
         return found
 
     async def shape(self, network_id: str, shape: SubnetShape, show: Show, *, make: bool) -> None:
         """The caller sees to it that no two run at once for one network. show: reads it. What was just
         read need not be read again; after a write it is."""
         found = await self.recent(network_id)
-        self._recent.pop(network_id, None)
+        at = self._recent.pop(network_id)[1]
         try:
             before = _with_cidr(found, shape.cidr)
-            others = [subnet for subnet in found if subnet is not before]
-            if before is not None:
-                self._remember(network_id, [*others, await self._change(before, shape)])
-            elif make:
-                self._remember(network_id, [*others, await self._make(await show(network_id), shape)])
+            if before is None and not make:
+                self._recent[network_id] = (found, at)
+                return
+            if before is None:
+                after = await self._make(await show(network_id), shape)
+            else:
+                after = await self._change(before, shape)
+            if after is before:
+                self._recent[network_id] = (found, at)
+            else:
+                self._remember(network_id, [*(s for s in found if s is not before), after])
         except Refused as refusal:
             if refusal.status == 404:
                 raise NetworkNotFound(
@@ -154,6 +162,8 @@ class Subnets:
         what = f"set pools and gateway of subnet {cidr} ({subnet_id})"
         try:
             answer = await self._neutron.put(what, f"/subnets/{subnet_id}", {"subnet": change})
+        except Failed:
+            raise
         except SiteUnreachable:
             now = monotonic()
             over = [one for one, at in self._unanswered.items() if now >= at + self._late_s]
