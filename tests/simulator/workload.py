@@ -445,13 +445,14 @@ class Workload:
             raise NotFound("the network has gone meanwhile") from None
 
     def _spare(self, site: "Site", network_id: str) -> set[str]:
-        """Blocks of the site, not in its pool, of the service that the network is in."""
+        """Blocks of the site, not in its pool nor just being given, of the service that the network is in."""
         found = site.disk.look(lambda tx: tx.services_of_network(site.name, network_id))
         return {
             f"{h.block.cidr} {h.block.index} v{h.block.version}"
-            for row in found
-            for h in site.disk.look(lambda tx, i=row.document.service_id: tx.blocks(i))
+            for service_id in (row.document.service_id for row in found)
+            for h in site.disk.look(lambda tx, i=service_id: tx.blocks(i))
             if h.block.owner == site.name and not h.pooled
+            if h.block not in site.engine.pools.leaving.get(service_id, ())
         }
 
     def unboot(self) -> None:
