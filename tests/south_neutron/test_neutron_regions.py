@@ -213,8 +213,8 @@ def test_addresses_and_subnets_that_a_tenant_made_by_hand_are_found(at):
         await regions["A"].audit.round()
         assert regions.tenants["A"].list("subnet", f"id={subnet}")[0]["allocation_pools"] != wide
         extra = regions.tenants["A"].make("subnet", network_id=own, cidr="10.9.0.0/24", ip_version=4)["id"]
-        await regions["A"].reconciler.look_for_overlaps()
-        assert any("10.9.0.0/24" in text for text in regions["A"].reconciler.problems(service))
+        await regions["A"].drift.look_for_overlaps()
+        assert any("10.9.0.0/24" in text for text in regions["A"].drift.problems(service))
         regions.tenants["A"].drop("subnet", extra)
         admin.drop("port", stolen["id"])
         for port in regions.tenants["B"].list("port", f"network_id={made}"):

@@ -111,9 +111,10 @@ def test_what_somebody_changed_is_seen_and_made_right_again(here, cloud):
         assert any("two BGP VPNs" in said for said in await problem())
         await repaired()
         other = NeutronSite(cloud, "B")  # as after a restart: nothing is known of what should be
-        assert (await other.south.realised())[service].problems
+        assert not (await other.south.realised())[service].compared
         await other.south.connect(wanted)
-        assert (await other.south.realised())[service].problems == ()
+        found = (await other.south.realised())[service]
+        assert (found.compared, found.problems) == (True, ())
         other.close()
         await here.south.disconnect(service)
 

@@ -44,6 +44,7 @@ OPERATIONS: dict[str, Callable[[Tx], Any]] = {
     "services_at_work": lambda tx: tx.services_at_work(),
     "services_to_realise": lambda tx: tx.services_to_realise(),
     "services_realised": lambda tx: tx.services_realised("paris"),
+    "services_unconnected": lambda tx: tx.services_unconnected("paris"),
     "services_waiting": lambda tx: tx.services_waiting(),
     "services_buried": lambda tx: tx.services_buried(),
     "services_of_type": lambda tx: tx.services_of_type("l2", "s0", 9),

@@ -107,6 +107,15 @@ def test_live_services_are_all_but_settled_tombstones(memory: SqlStore) -> None:
     assert sorted(found.document.service_id for found in live) == ["s1", "s2", "s4"]
 
 
+def test_services_of_whose_networks_a_connection_is_lost(memory: SqlStore) -> None:
+    save(memory, row(), row(document("s2", tombstone=True)), row(document("s3")))
+    write(memory, lambda tx: tx.save_connection(Connection(service_id="s1", resource_id="net-p", made=False)))
+    assert read(memory, lambda tx: tx.services_unconnected("paris")) == ["s3"]
+    assert read(memory, lambda tx: tx.services_unconnected("nowhere")) == []
+    write(memory, lambda tx: tx.delete_connection("s1", "net-p"))
+    assert read(memory, lambda tx: tx.services_unconnected("paris")) == ["s1", "s3"]
+
+
 def test_count_leaves_out_deleted_and_revoked(memory: SqlStore) -> None:
     save(
         memory,

@@ -45,7 +45,7 @@ class Participant:
         self.here = here
         self.reservations = reservations
         self.reconciler = reconciler
-        self.states = States(here, reconciler)
+        self.states = States(here, reconciler.drift)
 
     # -- being told a document -----------------------------------------------------------------
 
@@ -255,15 +255,17 @@ class Participant:
         for network_id in named:
             promise, connection = promised.get(network_id), known.get(network_id)
             if connection is None:
-                # Whether a network is ours to delete is our own knowledge, never the document's.
-                tx.save_connection(
-                    Connection(
-                        service_id=service_id,
-                        resource_id=network_id,
-                        made=promise.made if promise else False,
-                        original=promise.original if promise else (),
+                # Whether a network is ours to delete is our own knowledge, never the document's. Without a
+                # promise the VIM remembers it (`Reconciler`).
+                if promise is not None:
+                    tx.save_connection(
+                        Connection(
+                            service_id=service_id,
+                            resource_id=network_id,
+                            made=promise.made,
+                            original=promise.original,
+                        )
                     )
-                )
                 tx.authorise(service_id, network_id, document.initiator, now)
             elif connection.state == "REMOVING":
                 tx.save_connection(connection.model_copy(update={"state": "PENDING"}))

@@ -385,6 +385,9 @@ class Tx(Protocol):
     def services_realised(self, site: str) -> set[str]:
         """Ids of those that stand, are applied here and have a network of that site."""
 
+    def services_unconnected(self, site: str) -> list[str]:
+        """Ids of those that stand and have a network of that site, for which there is no connection."""
+
     def services_waiting(self) -> list[ServiceRow]:
         """Those that stand and have a deferred member."""
 
