@@ -422,9 +422,10 @@ class Participant:
                 f"site {ctx.sender} is not the master of service {service_id}", sites=[self.here.name]
             )
         document = tombstone.document or row.document
-        # The master may have renewed itself; a former one's tombstone is of an epoch before.
-        held, told = row.document.epoch, document.epoch
-        in_order = proven or (told >= held if ctx.sender == row.document.master else told <= held)
+        if ctx.sender in row.document.former and ctx.sender != row.document.master and not proven:
+            in_order = following.deleted_before(ctx.sender, row, tx.members(service_id), document)
+        else:  # the master may have renewed itself
+            in_order = proven or document.epoch >= row.document.epoch
         if not in_order or not following.same_service(row.document, document):
             raise NotAuthorised(
                 f"the tombstone is not that of service {service_id} as site {self.here.name} knows it",

@@ -248,11 +248,12 @@ class Sync:
         document = row.document
         ctx = self.here.context(document.project_id)
         masters = [m for m in (document.master, *document.former) if m != self.here.name]
-        for master in [site] if site in masters else masters:
+        for master in [site] if site == document.master else masters:
             with suppress(SiteUnreachable):
                 snapshot = await self.here.peers.at(master).snapshot(ctx, document.service_id)
-                if snapshot.document is not None and snapshot.document.tombstone:
-                    stone = Tombstone(service_id=document.service_id, document=snapshot.document)
+                found = snapshot.document  # of another master's tombstone this one's word is none
+                if found is not None and found.tombstone and found.master == master:
+                    stone = Tombstone(service_id=document.service_id, document=found)
                     told = ctx.model_copy(update={"sender": master})
                     await self.participant.bury(told, document.service_id, stone)
                     return
