@@ -212,7 +212,7 @@ class SimulatedSouth:
     async def capabilities(self) -> Capabilities:
         return Capabilities(kind="simulated", shared_gateway=True, data_plane=True)
 
-    async def network(self, network_id: str, *, as_user: SecretStr | None = None) -> NetworkFacts:
+    async def network(self, network_id: str) -> NetworkFacts:
         self.calls["network"] += 1
         return self._network(network_id)
 

@@ -133,12 +133,12 @@ class South(Protocol):
 
     async def capabilities(self) -> Capabilities: ...
 
-    async def network(self, network_id: str, *, as_user: SecretStr | None = None) -> NetworkFacts:
-        """As it is now. as_user: a token that `Identity.authorise` returned: as that user sees it. Raises
-        NetworkNotFound."""
+    async def network(self, network_id: str) -> NetworkFacts:
+        """As it is now. Raises NetworkNotFound."""
 
     async def owner(self, network_id: str, *, as_user: SecretStr | None = None) -> str:
-        """The project whose network that is, which `network` tells too. Raises NetworkNotFound."""
+        """The project whose network that is, which `network` tells too. as_user: a token that
+        `Identity.authorise` returned: as that user sees it. Raises NetworkNotFound."""
 
     async def ports(self, network_id: str) -> tuple[PortFacts, ...]:
         """All addresses in use, gateways and DHCP included."""

@@ -75,11 +75,10 @@ class LinuxSouth:
     # -- what is there -----------------------------------------------------------------------------
 
     async def owner(self, network_id: str, *, as_user: SecretStr | None = None) -> str:
+        """as_user makes no difference: this site's users are Identity's, which has decided."""
         return await self._store.read(lambda tx: _network(tx, network_id).project_id)
 
-    async def network(self, network_id: str, *, as_user: SecretStr | None = None) -> NetworkFacts:
-        """as_user makes no difference: this site's users are Identity's, which has decided."""
-
+    async def network(self, network_id: str) -> NetworkFacts:
         def read(tx: VimTx) -> NetworkFacts:
             row = _network(tx, network_id)
             return NetworkFacts(

@@ -95,18 +95,12 @@ class NeutronSouth:
             self._data_plane = (real, monotonic())
         return self._data_plane[0]
 
-    async def network(self, network_id: str, *, as_user: SecretStr | None = None) -> NetworkFacts:
-        if as_user is None:
-            network = await self._networks.recent(network_id)
-            made = marks.made_of(network["tags"])
-            found = await (self._subnets.recent if made else self._subnets.of)(network_id)
-            if not found and not made:
-                network = await self._networks.show(network_id)  # it has none, or is gone
-        else:
-            network, found = await asyncio.gather(
-                self._networks.show(network_id, as_user), self._subnets.of(network_id)
-            )
-            made = marks.made_of(network["tags"])
+    async def network(self, network_id: str) -> NetworkFacts:
+        network = await self._networks.recent(network_id)
+        made = marks.made_of(network["tags"])
+        found = await (self._subnets.recent if made else self._subnets.of)(network_id)
+        if not found and not made:
+            network = await self._networks.show(network_id)  # it has none, or is gone
         return NetworkFacts(
             network_id=network["id"],
             name=network["name"],
