@@ -74,7 +74,7 @@ BLOCKS = (
             (Services,),
             "services_to_reclaim",
             "self._bodies(_TO_RECLAIM)",
-            "[row.document.service_id for row in self.live_services()]",
+            "sorted(self.services_at_work())",
         ),
         faults=("cut", "isolation"),
         emphasis="comings and goings",

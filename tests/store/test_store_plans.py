@@ -40,7 +40,6 @@ OPERATIONS: dict[str, Callable[[Tx], Any]] = {
     "sharing_sites": lambda tx: tx.sharing_sites(),
     "sharing_sites_of_project": lambda tx: tx.sharing_sites("p1"),
     "count_services": lambda tx: tx.count_services("p1"),
-    "live_services": lambda tx: tx.live_services(),
     "services_at_work": lambda tx: tx.services_at_work(),
     "services_to_realise": lambda tx: tx.services_to_realise(),
     "services_realised": lambda tx: tx.services_realised("paris"),

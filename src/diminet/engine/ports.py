@@ -372,12 +372,8 @@ class Tx(Protocol):
 
     def services(self, where: ServiceFilter) -> list[ServiceRow]: ...
 
-    def live_services(self) -> list[ServiceRow]:
-        """All of which something is here, or should (not) be: for tests and operators, never for work
-        that repeats; that asks for what it concerns, below."""
-
     def services_at_work(self) -> set[str]:
-        """Ids of the same."""
+        """Ids of all of which something is here, or should (not) be."""
 
     def services_to_realise(self) -> list[str]:
         """Ids of those whose pair is not applied here."""

@@ -99,9 +99,6 @@ class Services(Tallies):
             self._drop(table, service_id=service_id)
         self._drop(outbox, service_id=service_id, kind="document")
 
-    def live_services(self) -> list[ServiceRow]:
-        return [parse(body) for body in self._bodies(_LIVE_SERVICES)]
-
     def services_at_work(self) -> set[str]:
         return set(self._bodies(_AT_WORK))
 
@@ -277,7 +274,6 @@ _SERVICES_OF_TYPE = (
     .order_by(services.c.id)
     .limit(sa.bindparam("most"))
 )
-_LIVE_SERVICES = sa.select(services.c.body).where(services.c.stage.in_(AT_WORK))
 _AT_WORK = sa.select(services.c.id).where(services.c.stage.in_(AT_WORK))
 _TO_REALISE = sa.select(services.c.id).where(services.c.pending.is_(True))
 _REALISED = (
