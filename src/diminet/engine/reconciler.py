@@ -30,13 +30,13 @@ MARK = "database"  # of the VIM: which database it was last used with
 TAKEN_DOWN = {ProvisioningStatus.PENDING_DELETE, ProvisioningStatus.REVOKED}
 
 
-def known_networks(tx: Tx, service_id: str, site: str) -> set[str]:
-    """The site's networks that were promised to that service or joined by it; "" is promised to be made."""
+def known_networks(tx: Tx, service_id: str) -> set[str]:
+    """Networks that were promised to that service or joined by it; "" is promised to be made."""
     promised = {row.network_id for row in tx.reservations_of_service(service_id)}
     joined = {connection.resource_id for connection in tx.connections(service_id)}
     row = tx.service(service_id)
     if row is not None and not row.document.tombstone and row.left is None:
-        joined |= {resource.resource_id for resource in row.document.resources_of(site)}
+        joined |= {resource.resource_id for resource in row.document.resources}
     return promised | joined
 
 
@@ -280,7 +280,7 @@ class Reconciler:
                 await self.here.south.drop_network(remains.network_id)
 
     async def _is_wanted(self, remains: Remains) -> bool:
-        ours = await self.here.store.read(lambda tx: known_networks(tx, remains.service_id, self.here.name))
+        ours = await self.here.store.read(lambda tx: known_networks(tx, remains.service_id))
         return "" in ours or remains.network_id in ours
 
     async def _undo_late(self, remains: Remains) -> None:

@@ -29,9 +29,7 @@ class Recovery:
         """What the VIM remembers and the database does not."""
         found = await self.south.remains()
         return await self.store.read(
-            lambda tx: tuple(
-                r for r in found if r.network_id not in known_networks(tx, r.service_id, self.site)
-            )
+            lambda tx: tuple(r for r in found if r.network_id not in known_networks(tx, r.service_id))
         )
 
     async def adopt(self) -> tuple[Remains, ...]:
