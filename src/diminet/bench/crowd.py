@@ -29,7 +29,8 @@ from diminet.bench.simulated import (
     whole,
 )
 from diminet.clock import SystemClock
-from diminet.config import LimitSettings, Settings, SiteSettings, SouthSettings
+from diminet.config import Settings, SiteSettings, SouthSettings
+from diminet.config_limits import LimitSettings
 from diminet.engine.instance import Limits
 from diminet.engine.ports import HeldBlock, MemberRow, ServiceRow, Tx
 from diminet.listener import Listener
