@@ -136,6 +136,15 @@ DOCUMENTS = (
         faults=("forgery",),
     ),
     _one(
+        "a master before deletes although it has followed",
+        following,
+        "deleted_before",
+        "return own and not followed",
+        "return True",
+        faults=("forgery",),
+        emphasis="takeovers",
+    ),
+    _one(
         "strangers hand in changes",
         Changes,
         "_may",
