@@ -151,13 +151,18 @@ class Acknowledgement(Wire):
 
 class Snapshot(Wire):
     """All that a site has of a service; document None if it knows nothing of it. ports: address -> MAC of
-    its own ports on a stretched network, as its audit saw them last."""
+    its own ports on a stretched network, as its audit saw them last. promised: as in `SyncEntry`. asked:
+    per CIDR, the number of its last request for blocks to the asker. fenced: its own database was restored,
+    so that it may have known more."""
 
     document: Document | None
     state: MemberState | None
     blocks: tuple[Block, ...] = ()
     confirmed: bool = False
     ports: dict[str, str] = {}
+    promised: Epoch | None = None
+    asked: dict[str, int] = {}
+    fenced: bool = False
 
 
 # -- takeover --------------------------------------------------------------------------------------
@@ -256,10 +261,19 @@ class SyncEntry(Wire):
 
 
 class SyncReport(Wire):
+    """writes: how often the sender's database was written. seen: the highest such count that it knows of the
+    receiver: one that is behind it has an older copy. fenced: the sender has one, and asks for all that the
+    receiver knows; its own part means nothing. minted: in the answer to that, service -> VNI of the sender's
+    number, for all that are not over."""
+
     site: str
     number: int
     incarnation: str
     services: tuple[SyncEntry, ...]
+    writes: int = Field(default=0, ge=0, lt=2**62)
+    seen: int = Field(default=0, ge=0, lt=2**62)
+    fenced: bool = False
+    minted: dict[str, int] = {}
 
 
 class Hello(Wire):

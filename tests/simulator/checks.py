@@ -73,6 +73,7 @@ class Checks:
         self.deleted: set[str] = set()
         self.vnis: dict[int, str] = {}
         self.granted: dict[tuple[str, str, str, str, int], tuple[Block, ...]] = {}
+        self.brought_back: set[str] = set()  # sites of which an older copy was
 
     def fail(self, invariant: str, text: str) -> None:
         self.world.fail(invariant, text)
@@ -122,11 +123,12 @@ class Checks:
         for intent in done.intents:
             if not isinstance(intent, str):
                 self.concern(intent.service_id, self.asked.get(intent.request_id, ()))
+        last = {row.document.service_id: row for row in done.rows if not isinstance(row, str)}
         for row in done.rows:
             if isinstance(row, str):
                 self._forgotten(site.name, row)
-            else:
-                self._row(site, row)
+            else:  # what one transaction writes and replaces is never seen, but is written
+                self._row(site, row, seen=last[row.document.service_id] is row)
         if done.pruned:
             self._pruned(site)
         for service_id, held in blocks.items():
@@ -134,6 +136,9 @@ class Checks:
 
     def restored(self, site: "Site") -> None:
         """The site holds an older copy of its database now."""
+        self.brought_back.add(site.name)
+        everybody = set(self.world.sites)
+        self.partners[site.name] |= everybody  # it asks all what they share with it
         rows = site.disk.look(lambda tx: [tx.service(i) for i in self.documents])
         self.rows[site.name] = {row.document.service_id: row for row in rows if row is not None}
         for service_id in self.documents:
@@ -151,7 +156,7 @@ class Checks:
         self.blocks[site].pop(service_id, None)
         self.world.count("transition", f"{stage(row)} to unknown")
 
-    def _row(self, site: "Site", row: ServiceRow) -> None:
+    def _row(self, site: "Site", row: ServiceRow, *, seen: bool) -> None:
         document = row.document
         old = self.rows[site.name].get(document.service_id)
         self.rows[site.name][document.service_id] = row
@@ -163,7 +168,7 @@ class Checks:
                 self._theirs(site, document)
                 self._apart(site, document)
         fresh = row.confirmed == document.pair and (old is None or old.confirmed != row.confirmed)
-        if fresh and live(row) and document.epoch.site == site.number:
+        if seen and fresh and live(row) and document.epoch.site == site.number:
             self._held_by_all(document)
 
     def _written_by_its_master(self, site: "Site", document: Document) -> None:
@@ -274,6 +279,8 @@ class Checks:
             return
         if block.giver != site.name:
             self.fail("1", f"{site.name} holds {_told_block(block)}, which {block.giver} has not written")
+        elif site.name in self.brought_back and self._outbids(service_id, block, versions):
+            versions += [versions[-1]] * (block.version - 1 - len(versions))
         elif block.version > len(versions) + 1:
             self.fail("1", f"{site.name} writes {_told_block(block)} without the version before")
         elif (
@@ -283,6 +290,13 @@ class Checks:
         ):
             self.fail("1", f"{site.name} writes {_told_block(block)}, but {versions[-1].owner} owns it")
         versions.append(block)
+
+    def _outbids(self, service_id: str, block: Block, versions: list[Block]) -> bool:
+        """Behind a restore, with a gap: not what another site knows to be its own."""
+        key, last = (block.cidr, block.index), versions[-1]
+        theirs = self.blocks[last.owner][service_id].get(key)
+        lost = last.owner == block.giver or theirs is None or theirs.owner != last.owner
+        return bool(versions) and block.version > len(versions) and lost
 
     def _reclaims(self, site: "Site", service_id: str, last: Block) -> bool:
         """The master, what was given to a site that has left for good and never knew of it."""

@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     from simulator.workload import Workload
     from simulator.world import World
 
-# Not promised yet: fencing of restored databases is built later (issue 4, part 3). With the
-# fault on, the checkers find what the fence is for.
+# Not every seed with it passes yet (docs/simulator.md).
 SWITCHED_OFF = frozenset({"restored"})
 
 

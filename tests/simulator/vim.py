@@ -57,6 +57,7 @@ class SimulatedVim:
         self.ports_made = 0
         self.filters: dict[str, tuple[Ingress, ...]] = {}
         self.marks: dict[str, str] = {}
+        self.before: dict[str, dict[str, SubnetShape]] = {}  # as a real one remembers what we changed
 
     def _call(self, name: str) -> None:
         self.calls[name] += 1
@@ -187,10 +188,20 @@ class SimulatedVim:
             return
         if shape.gateway_ip in self.port_rows[network_id]:
             raise SiteRefused(f"a port uses {shape.gateway_ip}")
+        if network.ours is None:
+            self._remember(network, shape)
         self._set(network_id, shape)
 
     async def settled(self, network_id: str) -> bool:
         return False
+
+    def _remember(self, network: NetworkFacts, shape: SubnetShape) -> None:
+        before = self.before.setdefault(network.network_id, {})
+        for subnet in network.subnets:
+            if subnet.cidr == shape.cidr and subnet.shape() != shape:
+                before.setdefault(shape.cidr, subnet.shape())
+        if before.get(shape.cidr) == shape:
+            del before[shape.cidr]
 
     async def drop_network(self, network_id: str) -> bool:
         self._call("drop_network")
@@ -242,6 +253,7 @@ class SimulatedVim:
                 project_id=target.project_id,
                 network_id=network_id,
                 joined=True,
+                shapes=tuple(self.before.get(network_id, {}).values()),
             )
             for target in self.targets.values()
             for network_id in target.networks

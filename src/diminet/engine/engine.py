@@ -15,6 +15,7 @@ import structlog
 from diminet.engine.audit import Audit
 from diminet.engine.changes import Changes
 from diminet.engine.coordinator import Coordinator
+from diminet.engine.fencing import Fencing
 from diminet.engine.giving import Giving
 from diminet.engine.homecoming import Homecoming
 from diminet.engine.instance import Instance
@@ -80,8 +81,16 @@ class Engine:
         self.changes = Changes(here, self.coordinator, self.pools)
         self.takeover = Takeover(here, self.coordinator)
         homecoming = Homecoming(here, self.participant, self.coordinator, self.outbox)
+        self.fencing = Fencing(here, self.coordinator, self.takeover, homecoming)
         self.sync_ = Sync(
-            here, self.participant, self.outbox, self.pools, self.changes, self.takeover, homecoming
+            here,
+            self.participant,
+            self.outbox,
+            self.pools,
+            self.changes,
+            self.takeover,
+            homecoming,
+            self.fencing,
         )
         hourly = here.limits.peer_refusals_per_hour
         self.told = Buckets(rate=hourly / 3600, burst=hourly, most=MOST_SITES, clock=here.clock.now)
@@ -101,6 +110,7 @@ class Engine:
             views,
             self.resuming,
             self.takeover,
+            self.fencing,
         )
 
     # -- Horizontal ----------------------------------------------------------------------------------
@@ -183,6 +193,10 @@ class Engine:
 
     async def start(self) -> None:
         """First run: no peer is needed. What was interrupted is undone or finished behind the start."""
+        try:
+            await self.fencing.compare_with_vim()
+        except DiminetError as error:  # looked at again with every audit
+            log.warning("start", code=error.code, message=error.message)
         await self.reservations.release_expired()
 
     async def run(self) -> None:
@@ -197,6 +211,8 @@ class Engine:
             (limits.reconcile_interval, self._tidy),
             (limits.audit_interval, self.audit.round),
             (limits.audit_interval, self.reconciler.sweep_networks),
+            (limits.audit_interval, self.fencing.compare_with_vim),
+            (limits.sync_interval / 4, self.fencing.round),
             (limits.sync_interval / 4, self.sync_.round),
             (limits.sync_interval, self.refusals.settle),
             (limits.sync_interval, self.takeover.renew),

@@ -8,6 +8,7 @@ adopted, only when all members answer, and only with the networks and the projec
 
 import asyncio
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 
 import structlog
 
@@ -41,7 +42,7 @@ class Homecoming:
         service_id = hint.service_id
         ctx = self.here.context(hint.project_id).model_copy(update={"initiator": hint.initiator})
         try:
-            told = await self._told_by_all(ctx, hint)
+            told = await self.told_by_all(ctx, hint)
         except Unavailable as error:
             log.warning("recover", service=service_id, waits_for=error.sites, message=error.message)
             return
@@ -54,11 +55,13 @@ class Homecoming:
         await self.participant.reconciler.realise(service_id)
         await self.here.tell_news()
 
-    async def _told_by_all(self, ctx: Context, hint: Document) -> dict[str, Snapshot]:
-        """Of every member but us, also those that only a newer document names."""
+    async def told_by_all(
+        self, ctx: Context, hint: Document, gone: AbstractSet[str] = frozenset()
+    ) -> dict[str, Snapshot]:
+        """Of every member but us and those that are gone, also those that only a newer document names."""
         told: dict[str, Snapshot] = {}
         document, service_id = hint, hint.service_id
-        while missing := self._others(document) - told.keys():
+        while missing := self._others(document) - told.keys() - gone:
             sites = sorted(missing)
             asked = (self.here.peers.at(site).snapshot(ctx, service_id) for site in sites)
             told |= dict(zip(sites, await asyncio.gather(*asked), strict=True))

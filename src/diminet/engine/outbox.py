@@ -233,6 +233,8 @@ class Outbox:
         row = tx.service(service_id)
         if row is None or row.document.tombstone:
             return  # of a deleted service only what is said to the tombstone counts
+        if tx.fenced(service_id):
+            return
         if self._has_detached(row.document, state):
             self._follow_detached(tx, row.document, state)
             return
@@ -291,7 +293,7 @@ class Outbox:
     def conclude(self, tx: Tx, row: ServiceRow) -> None:
         """At the master: ACTIVE, and confirmed, once every member has the current pair."""
         document = row.document
-        if document.epoch.site != self.here.number or document.tombstone:
+        if document.epoch.site != self.here.number or document.tombstone or tx.fenced(document.service_id):
             return
         # A document that was restored is ACTIVE from the start; its members have yet to say so.
         active = row.status == ProvisioningStatus.ACTIVE

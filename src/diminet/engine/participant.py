@@ -6,9 +6,9 @@ transaction; only then is anything touched, by the reconciler, which does the sa
 
 from collections.abc import Sequence
 
-from diminet.engine import following
+from diminet.engine import fence, following
 from diminet.engine.instance import Instance
-from diminet.engine.ports import HeldBlock, MemberRow, ReservationRow, ServiceRow, Tx
+from diminet.engine.ports import NOBODY, HeldBlock, MemberRow, ReservationRow, ServiceRow, Tx
 from diminet.engine.reconciler import Reconciler
 from diminet.engine.reservations import Reservations
 from diminet.engine.states import States
@@ -58,10 +58,10 @@ class Participant:
         if ctx.sender != put.document.master or await self._is_news(put.document):
             put = await self._from_master(ctx, put.document)
             self._has_a_part(ctx.sender, put.document)
-        verdict = await self.here.store.write(lambda tx: self._take(tx, ctx, put, confirmed=False))
+        verdict = await self.here.store.write(lambda tx: self.take(tx, ctx, put, confirmed=False))
         if verdict is Verdict.ASK_MASTER:
             put = await self._from_master(ctx, put.document)
-            verdict = await self.here.store.write(lambda tx: self._take(tx, ctx, put, confirmed=True))
+            verdict = await self.here.store.write(lambda tx: self.take(tx, ctx, put, confirmed=True))
         if verdict is Verdict.BURIED:
             raise ServiceNotFound(f"service {service_id} is deleted", sites=[self.here.name])
         if verdict is Verdict.NOT_CONCERNED:
@@ -134,8 +134,9 @@ class Participant:
                 f"site {document.master} is not number {document.epoch.site} in the directory"
             )
 
-    def _take(self, tx: Tx, ctx: Context, put: DocumentPut, *, confirmed: bool) -> Verdict:
+    def take(self, tx: Tx, ctx: Context, put: DocumentPut, *, confirmed: bool) -> Verdict:
         here, document = self.here, put.document
+        fence.refuse(here, tx, document.service_id)
         row = tx.service(document.service_id)
         held = row.document if row else None
         old = following.check(here, row, document) if row is not None else None
@@ -198,9 +199,12 @@ class Participant:
         """Store a document that was judged fit (a member) or decided (the master), checked against
         everything committed here, and take its networks over from the reservations.
 
-        Raises Conflict errors, and RevisionConflict if the stored pair has moved meanwhile."""
+        What is taken in again after a loss of the database is fenced until all its members have told
+        of it. Raises Conflict errors, Fenced, and RevisionConflict if the stored pair has moved meanwhile."""
         here = self.here
         service_id, now = document.service_id, here.clock.now()
+        fence.refuse(here, tx, service_id)
+        adopted = any(row.sender == NOBODY for row in tx.reservations_of_service(service_id))
         committed = {
             row.document.service_id: row.document
             for r in document.resources_of(here.name)
@@ -234,6 +238,8 @@ class Participant:
         tx.add_event(
             here.event("document-stored", ctx, service_id, document.project_id, pair=document.pair.etag())
         )
+        if fresh and adopted:
+            tx.raise_fence(service_id)
         return row
 
     def _within_quota(self, tx: Tx, document: Document, more: int) -> None:
@@ -437,6 +443,7 @@ class Participant:
             }
         )
         tx.save_service(buried, expect=row.document.pair)
+        tx.lift_fence(service_id)
         tx.delete_intent(service_id)  # of a takeover: what is deleted needs no master
         known = {m.site for m in tx.members(service_id)} | {m.site for m in document.members}
         for member in row.document.members:  # whom the sender may not know of: told in every answer

@@ -8,12 +8,10 @@ delete again, and what we changed is put back at the end. `discard` lets such a 
 instance undoes it as any other.
 """
 
-from diminet.engine.ports import NOBODY, Clock, ReservationRow, South, Store, Tx
-from diminet.engine.reconciler import MARK, known_networks
+from diminet.engine.ports import FOR_EVER, NOBODY, Clock, ReservationRow, South, Store, Tx
+from diminet.engine.reconciler import MARK, as_mark, known_networks
 from diminet.errors import ServiceNotFound
 from diminet.model import Initiator, Remains, Ticket
-
-FOR_EVER_S = 100 * 365 * 86400.0
 
 
 class Recovery:
@@ -34,7 +32,14 @@ class Recovery:
 
     async def adopt(self) -> tuple[Remains, ...]:
         """Take in all that is lost and says for which service it is; from now on the VIM is used with
-        this database."""
+        this database, which is fenced until the other sites have told what they share with it."""
+        lost = await self.take_in()
+        await self.store.write(lambda tx: tx.fence(self.clock.uuid()))
+        meta = await self.store.read(lambda tx: tx.meta())
+        await self.south.set_mark(MARK, as_mark(meta))
+        return lost
+
+    async def take_in(self) -> tuple[Remains, ...]:
         lost = await self.lost()
         now = self.clock.now()
 
@@ -44,8 +49,6 @@ class Recovery:
                     self._adopt(tx, remains, now)
 
         await self.store.write(decide)
-        meta = await self.store.read(lambda tx: tx.meta())
-        await self.south.set_mark(MARK, meta.database_id)
         return lost
 
     def _adopt(self, tx: Tx, remains: Remains, now: float) -> None:
@@ -58,7 +61,7 @@ class Recovery:
                 project_id=project,
                 sender=NOBODY,
                 ticket=Ticket(0, 0, 0),
-                expires_at=now + FOR_EVER_S,
+                expires_at=FOR_EVER,
                 made=remains.made,
                 original=remains.shapes,
             )

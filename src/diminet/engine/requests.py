@@ -4,9 +4,11 @@ from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from diminet.engine import fence
 from diminet.engine.changes import Changes
 from diminet.engine.coordinator import Coordinator
 from diminet.engine.detaching import Detaching
+from diminet.engine.fencing import Fencing
 from diminet.engine.forgetting import Forgetting
 from diminet.engine.instance import Instance
 from diminet.engine.outbox import Outbox
@@ -61,6 +63,7 @@ class Requests:
         views: Views,
         resuming: Resuming,
         takeover: Takeover,
+        fencing: Fencing,
     ) -> None:
         self.here = here
         self.coordinator = coordinator
@@ -71,6 +74,7 @@ class Requests:
         self.views = views
         self.resuming = resuming
         self.takeover_ = takeover
+        self.fencing = fencing
         self.forgetting = Forgetting(here, outbox, pools)
         self.detaching = Detaching(here, participant)
         self.repeats = Repeats(here)
@@ -347,6 +351,7 @@ class Requests:
         return await self.views.of(row)
 
     async def _grow(self, document: Document) -> None:
+        await self.here.store.read(lambda tx: fence.refuse(self.here, tx, document.service_id))
         if not self.here.type_of(document.type).uses_blocks:
             raise InvalidRequest("only services that stretch a network (l2) have address pools")
         grown = [
@@ -370,7 +375,9 @@ class Requests:
             if not caller.admin:
                 raise NotAuthorised("a takeover is for operators: it needs the role admin")
             row = await self._row(service_id)
-            if row.document.epoch.site != self.here.number or fenced(row.document, row.promised):
+            if await self.here.store.read(lambda tx: tx.fenced(service_id)):
+                await self._in_time(ctx, service_id, self.fencing.rejoin(ctx, service_id, gone))
+            elif row.document.epoch.site != self.here.number or fenced(row.document, row.promised):
                 await self._in_time(ctx, service_id, self.takeover_.run(ctx, service_id, gone))
         except DiminetError as error:
             await self._audit(ctx, service_id, "takeover", error)

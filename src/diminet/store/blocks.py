@@ -105,6 +105,14 @@ class Blocks(Tallies):
         this = (table.c.service_id == service_id, table.c.peer == peer, table.c.cidr == cidr)
         self._db.execute(table.update().where(*this).values(pending=False))
 
+    def block_requests(self, service_id: str, peer: str) -> dict[str, int]:
+        table = block_requests
+        of_peer = (table.c.service_id == service_id, table.c.peer == peer)
+        rows = self._db.execute(
+            sa.select(table.c.cidr, table.c.number).where(*of_peer).order_by(table.c.cidr)
+        )
+        return {row.cidr: row.number for row in rows}
+
     def _request(self, service_id: str, peer: str, cidr: str) -> "sa.Row[Any] | None":
         table = block_requests
         this = (table.c.service_id == service_id, table.c.peer == peer, table.c.cidr == cidr)

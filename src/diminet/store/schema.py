@@ -13,7 +13,7 @@ from diminet.errors import BadSurroundings, DiminetError, from_dict
 from diminet.store.database import file_of, is_memory, make_engine, nobody_else, storage_errors
 from diminet.store.tables import meta, metadata
 
-HEAD = "0003"  # the newest migration; kept here so that opening a store need not load Alembic
+HEAD = "0004"  # the newest migration; kept here so that opening a store need not load Alembic
 MIGRATIONS = Path(__file__).parent / "migrations"
 UPGRADE_TIMEOUT_S = 30.0
 

@@ -71,6 +71,9 @@ class SiteWide(Rows):
         row = self._db.execute(_META).one()
         return Meta(database_id=row.database_id, incarnation=row.incarnation, writes=row.writes)
 
+    def outbid_writes(self, seen: int) -> None:
+        self._db.execute(meta.update().where(meta.c.writes <= seen).values(writes=seen + 1))
+
 
 _LEASE = sa.select(leases).where(leases.c.name == sa.bindparam("name"))
 _META = sa.select(meta.c.database_id, meta.c.incarnation, meta.c.writes)

@@ -236,6 +236,8 @@ peers = sa.Table(
     "peers", metadata, sa.Column("site", SiteName, primary_key=True), sa.Column("body", Body, nullable=False)
 )
 
+fences = sa.Table("fences", metadata, _service_id())  # "": of the site as a whole
+
 leases = sa.Table(
     "leases",
     metadata,
