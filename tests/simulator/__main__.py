@@ -5,11 +5,13 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
-from simulator.mutants import CAUGHT, MUTANTS, SEEDS_MOST, applied
+from simulator.breakages import MUTANTS
+from simulator.emphasis import EMPHASES
+from simulator.mutants import SEEDS_MOST, Caught, applied, hunt, record, recorded
 from simulator.report import report
 from simulator.run import Outcome, Plan, run
 
@@ -23,15 +25,16 @@ def main() -> int:
     parser.add_argument("--sites", type=int, help="of each seed; else 2 to 5")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="processes")
     parser.add_argument("--mutants", action="store_true", help="find a catching seed for every breakage")
-    parser.add_argument("--mutant", help="replay --seed with this breakage")
+    parser.add_argument("--mutant", help="replay --seed with this breakage; of --mutants only those like it")
+    parser.add_argument("--emphasis", default="", choices=list(EMPHASES), help="what users do more of")
     parser.add_argument("--faults", help="these kinds only, separated by commas")
     given = parser.parse_args()
     faults = frozenset(given.faults.split(",")) if given.faults is not None else None
-    plan = Plan(steps=given.steps, sites=given.sites, faults=faults)
+    plan = Plan(steps=given.steps, sites=given.sites, faults=faults, emphasis=given.emphasis)
     if given.seed is not None:
-        return _replay(given.seed, Plan(plan.steps, plan.sites, faults, trace=print), given.mutant)
+        return _replay(given.seed, replace(plan, trace=print), given.mutant)
     if given.mutants:
-        return _search(given.jobs)
+        return _search(given.jobs, given.mutant)
     return _many(range(given.first, given.first + given.seeds), plan, given.jobs)
 
 
@@ -65,7 +68,7 @@ def _timed(plan: Plan, seed: int) -> tuple[Outcome, float]:
     return outcome, time.process_time() - began
 
 
-def _parallel(work: Callable[[int], object], items: range, jobs: int) -> Iterator[object]:
+def _parallel(work: Callable[[int], object], items: Sequence[int], jobs: int) -> Iterator[object]:
     if jobs == 1:
         yield from map(work, items)
         return
@@ -88,28 +91,31 @@ def _end(outcomes: list[Outcome]) -> int:
     return 1 if failed else 0
 
 
-def _search(jobs: int) -> int:
+def _search(jobs: int, only: str | None) -> int:
+    """Told, and written to `caught.json`, as it goes; what is listed there no more is dropped."""
+    names = [mutant.name for mutant in MUTANTS]
+    known = {name: found for name, found in recorded().items() if name in names}
+    wanted = [at for at, name in enumerate(names) if only is None or only in name]
     caught = 0
-    wanted = [at for at, m in enumerate(MUTANTS) if not os.environ.get("ONLY_NEW") or m.name not in CAUGHT]
-    for found in _parallel(_hunt, wanted, jobs):
-        at, seed, invariant, text = found  # type: ignore[misc]
-        name = MUTANTS[at].name
-        caught += seed is not None
-        if seed is None:
-            print(f"    # not caught within {SEEDS_MOST} seeds: {name}", flush=True)
-        else:
-            print(f'    "{name}": ({seed}, "{invariant}"),  # {text[:90]}', flush=True)
-    print(f"{caught} passed, {len(MUTANTS) - caught} failed")
-    return 0 if caught == len(MUTANTS) else 1
+    for at, found, seconds in _parallel(_hunt, wanted, jobs):  # type: ignore[misc]
+        known.pop(names[at], None)
+        if found is not None:
+            known[names[at]] = found
+            caught += 1
+        record(known)
+        how = "NOT CAUGHT"
+        if found is not None:
+            how = f"seed {found.seed}, invariant {found.invariant}: {found.text}"
+        print(f"{names[at]}: {how:.150} ({seconds:.0f} s)", flush=True)
+    print(f"{caught} of {len(wanted)} caught within {SEEDS_MOST} seeds")
+    return 0 if caught == len(wanted) else 1
 
 
-def _hunt(at: int) -> tuple[int, int | None, str, str]:
-    with applied(MUTANTS[at]):
-        for seed in range(1, SEEDS_MOST + 1):
-            violation = run(seed, MUTANTS[at].plan).violation
-            if violation is not None:
-                return at, seed, violation.invariant, violation.text
-    return at, None, "", ""
+def _hunt(at: int) -> tuple[int, Caught | None, float]:
+    began = time.process_time()
+    mutant = MUTANTS[at]
+    found = hunt(mutant, recorded().get(mutant.name), lambda told: print(told, flush=True))
+    return at, found, time.process_time() - began
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
 from diminet.engine.ports import HeldBlock, ServiceRow
-from diminet.messages import BlockGrant, BlockRequest
-from diminet.model import AddressRange, Block, Document, Pair, Target
+from diminet.messages import BlockGrant, BlockRequest, Snapshot, VoteRequest
+from diminet.model import AddressRange, Block, Document, Epoch, Pair, Target
 
 if TYPE_CHECKING:
     from simulator.disk import Recorder
@@ -74,6 +74,9 @@ class Checks:
         self.vnis: dict[int, str] = {}
         self.granted: dict[tuple[str, str, str, str, int], tuple[Block, ...]] = {}
         self.brought_back: set[str] = set()  # sites of which an older copy was
+        self.active: set[tuple[str, Pair]] = set()  # as their masters have called them
+        self.voted: dict[tuple[str, str], Epoch] = {}  # (site, service): the highest that it has told
+        self.told: dict[tuple[str, str], set[Pair]] = defaultdict(set)  # by its master, in a snapshot
 
     def fail(self, invariant: str, text: str) -> None:
         self.world.fail(invariant, text)
@@ -108,9 +111,29 @@ class Checks:
         return message.parts[0][at : at + 36]
 
     def answered(self, message: "Message", answer: str) -> None:
+        """What a site has told, for what it writes, or has written, of it."""
+        if message.kind == "give" and '"blocks":[{' in answer:
+            self._given(message, answer)
+        elif message.kind == "vote" and '"granted":true' in answer:
+            self._has_voted(message)
+        elif message.kind == "snapshot" and '"document":{' in answer:
+            told = Snapshot.model_validate_json(answer).document
+            if told is not None and told.master == message.receiver:
+                self.told[message.sender, told.service_id].add(told.pair)
+
+    def _has_voted(self, message: "Message") -> None:
+        """Invariant 4: a vote is durable before it is told (and kept, see `_keeps_its_vote`)."""
+        site, service_id = message.receiver, message.parts[0]
+        row = self.rows[site].get(service_id)
+        if row is None or not live(row):
+            return  # it has left since, or the service is deleted
+        epoch = VoteRequest.model_validate_json(message.parts[1]).epoch
+        if epoch not in (row.promised, row.document.epoch) and epoch > (row.promised or row.document.epoch):
+            self.fail("4", f"{site} tells a vote for {tuple(epoch)} of {service_id} that it has not written")
+        self.voted[site, service_id] = max(epoch, self.voted.get((site, service_id), epoch))
+
+    def _given(self, message: "Message", answer: str) -> None:
         """Invariant 1: a numbered request for blocks is answered the same when it is repeated."""
-        if message.kind != "give" or '"blocks":[{' not in answer:
-            return
         request = BlockRequest.model_validate_json(message.parts[1])
         key = (message.receiver, message.sender, message.parts[0], request.cidr, request.number)
         blocks = BlockGrant.model_validate_json(answer).blocks
@@ -119,23 +142,49 @@ class Checks:
 
     # -- commits ---------------------------------------------------------------------------------------
 
+    def fresh(self, site: "Site", row: ServiceRow) -> set[str]:
+        """Networks of the site that it takes in with this row of another site's document."""
+        document = row.document
+        if document.epoch.site == site.number or not live(row):
+            return set()
+        before = self.rows[site.name].get(document.service_id)
+        if before is not None and before.document.pair == document.pair:
+            return set()
+        known = before.document.resources_of(site.name) if before is not None and live(before) else ()
+        return {r.resource_id for r in document.resources_of(site.name)} - {r.resource_id for r in known}
+
+    def _lent(self, site: str, row: ServiceRow, network_id: str, why: str) -> None:
+        """Invariant 8: a network is taken in on a live promise; without one only if it was authorised
+        before and the master, asked by this site, has told that very document."""
+        document = row.document
+        if why == "no right":
+            self.fail("8", f"{site} takes {network_id} into {_told(document)}, which nobody allowed there")
+        elif document.pair not in self.told[site, document.service_id]:
+            self.fail(
+                "8",
+                f"{site} takes {network_id} into {_told(document)} without a promise or its master's word",
+            )
+
     def committed(self, site: "Site", done: "Recorder", blocks: Mapping[str, list[HeldBlock]]) -> None:
+        for lent in done.lent:
+            self._lent(site.name, *lent)
         for intent in done.intents:
             if not isinstance(intent, str):
                 self.concern(intent.service_id, self.asked.get(intent.request_id, ()))
-        last = {row.document.service_id: row for row in done.rows if not isinstance(row, str)}
         for row in done.rows:
             if isinstance(row, str):
                 self._forgotten(site.name, row)
-            else:  # what one transaction writes and replaces is never seen, but is written
-                self._row(site, row, seen=last[row.document.service_id] is row)
+            else:
+                self._row(site, row)
+        self._called_active(site, done)
         if done.pruned:
             self._pruned(site)
         for service_id, held in blocks.items():
             self._blocks(site, service_id, held)
 
     def restored(self, site: "Site") -> None:
-        """The site holds an older copy of its database now."""
+        """The site holds an older copy of its database now; what it has told since, it does not know."""
+        self.voted = {key: epoch for key, epoch in self.voted.items() if key[0] != site.name}
         self.brought_back.add(site.name)
         everybody = set(self.world.sites)
         self.partners[site.name] |= everybody  # it asks all what they share with it
@@ -154,22 +203,21 @@ class Checks:
     def _forgotten(self, site: str, service_id: str) -> None:
         row = self.rows[site].pop(service_id, None)
         self.blocks[site].pop(service_id, None)
+        self.voted.pop((site, service_id), None)
         self.world.count("transition", f"{stage(row)} to unknown")
 
-    def _row(self, site: "Site", row: ServiceRow, *, seen: bool) -> None:
+    def _row(self, site: "Site", row: ServiceRow) -> None:
         document = row.document
         old = self.rows[site.name].get(document.service_id)
         self.rows[site.name][document.service_id] = row
         self._written_by_its_master(site, document)
         self._once_gone_stays_gone(site.name, old, row)
+        self._keeps_its_vote(site.name, old, row)
         if old is None or old.document.pair != document.pair or stage(old) != stage(row):
             self.world.count("transition", f"{stage(old)} to {stage(row)}")
             if live(row):
                 self._theirs(site, document)
                 self._apart(site, document)
-        fresh = row.confirmed == document.pair and (old is None or old.confirmed != row.confirmed)
-        if seen and fresh and live(row) and document.epoch.site == site.number:
-            self._held_by_all(document)
 
     def _written_by_its_master(self, site: "Site", document: Document) -> None:
         """Invariant 8: a document is the one that its master wrote under that pair, whoever holds it."""
@@ -210,6 +258,17 @@ class Checks:
             if me is None or me.join <= old.left:
                 self.fail("4", f"{site} is taken into {service_id} by a join that it had left")
 
+    def _keeps_its_vote(self, site: str, old: ServiceRow | None, row: ServiceRow) -> None:
+        """Invariant 4: who has voted for an epoch stores nothing of a lower one."""
+        document, key = row.document, (site, row.document.service_id)
+        voted = self.voted.get(key)
+        if voted is None:
+            return
+        if not live(row):
+            del self.voted[key]  # who has left has no vote any more
+        elif document.epoch < voted and (old is None or document.pair > old.document.pair):
+            self.fail("4", f"{site} stores {_told(document)}, though it has voted for {tuple(voted)}")
+
     def _theirs(self, site: "Site", document: Document) -> None:
         """Invariant 8: no tenant joins what is not theirs."""
         for resource in document.resources_of(site.name):
@@ -244,6 +303,15 @@ class Checks:
             for other_site, other, other_cidr in parts[at + 1 :]:
                 if (one_site, one) != (other_site, other) and overlap(cidr, other_cidr):
                     self.fail("2", f"at {site}, {cidr} of {one_site} reaches {other_cidr} of {other_site}")
+
+    def _called_active(self, site: "Site", done: "Recorder") -> None:
+        """What a transaction leaves; nobody sees a row that it writes on the way to that."""
+        for row in {row.document.service_id: row for row in done.rows if not isinstance(row, str)}.values():
+            document, key = row.document, (row.document.service_id, row.document.pair)
+            master = live(row) and document.epoch.site == site.number
+            if master and row.confirmed == document.pair and key not in self.active:
+                self.active.add(key)
+                self._held_by_all(document)
 
     def _held_by_all(self, document: Document) -> None:
         """Invariant 4: what is called ACTIVE is durable at every member (but, where the tenant said

@@ -29,9 +29,9 @@ class Disk:
         if not _empty:
             _empty.append(self.copy())
         self.bring_back(_empty[0], ids(), fence=False)
-        self._raw().execute("UPDATE meta SET database_id = ?", (ids(),))
+        self.raw().execute("UPDATE meta SET database_id = ?", (ids(),))
 
-    def _raw(self) -> sqlite3.Connection:
+    def raw(self) -> sqlite3.Connection:
         held = self.store._held
         assert held is not None
         raw = held.connection.dbapi_connection
@@ -55,11 +55,11 @@ class Disk:
         raise AssertionError("a store without a thread answers at once")
 
     def copy(self) -> bytes:
-        return self._raw().serialize()
+        return self.raw().serialize()
 
     def bring_back(self, image: bytes, incarnation: str, *, fence: bool = True) -> None:
         """As `diminet db restore` does: an older copy, with a new incarnation, fenced."""
-        raw = self._raw()
+        raw = self.raw()
         raw.deserialize(image)
         raw.execute("PRAGMA query_only=OFF")
         held = self.store._held
@@ -75,10 +75,14 @@ class Disk:
 
 
 class Recorder:
-    """A transaction that notes what of services, blocks and intents it has changed, for the checkers."""
+    """A transaction that notes what of services, blocks and intents it has changed, for the checkers.
 
-    def __init__(self, tx: Tx) -> None:
-        self._tx = tx
+    fresh: networks of the site that a row to be stored has and the one before had not. lent: those of them
+    that the site has neither promised nor authorised (`no right`), or only authorised (`no promise`)."""
+
+    def __init__(self, tx: Tx, fresh: Callable[[ServiceRow], set[str]], now: float) -> None:
+        self._tx, self._fresh, self._now = tx, fresh, now
+        self.lent: list[tuple[ServiceRow, str, str]] = []
         self.rows: list[ServiceRow | str] = []  # a string: the id of one that was forgotten
         self.block_services: dict[str, None] = {}
         self.intents: list[IntentRow | str] = []
@@ -87,10 +91,24 @@ class Recorder:
         return getattr(self._tx, name)
 
     def save_service(self, row: ServiceRow, *, expect: Pair | None) -> bool:
+        if fresh := self._fresh(row):
+            self._by_right(row, fresh)
         done = self._tx.save_service(row, expect=expect)
         if done:
             self.rows.append(row)
         return done
+
+    def _by_right(self, row: ServiceRow, fresh: set[str]) -> None:
+        document = row.document
+        rids = {m.rid for m in document.members}
+        promised = {
+            promise.network_id
+            for promise in self._tx.reservations_of_service(document.service_id)
+            if promise.rid in rids and promise.expires_at > self._now
+        }
+        for network_id in sorted(fresh - promised):
+            known = self._tx.authorised(document.service_id, network_id, document.project_id)
+            self.lent.append((row, network_id, "no promise" if known else "no right"))
 
     def delete_service(self, service_id: str) -> None:
         self._tx.delete_service(service_id)

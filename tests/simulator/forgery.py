@@ -21,7 +21,11 @@ class Forger:
         self.world, self.rng = world, world.rng
 
     def forge(self) -> None:
-        """One message of a site to another about a service that it does not master."""
+        """One message of a site to another about a service that it does not master; now and then of its
+        master about what even that may not say."""
+        if self.rng.random() < 0.15:
+            self._false_gift()
+            return
         liar = self.rng.choice(list(self.world.sites.values()))
         known = [
             (site, row.document)
@@ -44,6 +48,24 @@ class Forger:
         ]
         kind, parts = self.rng.choice(lies)(liar, victim, document)
         self._send(liar, victim, document, kind, parts)
+
+    def _false_gift(self) -> None:
+        """Its master says that it has blocks now, which it was not given."""
+        known = [
+            (site, row.document)
+            for site in self.world.sites.values()
+            for row in self.world.checks.rows[site.name].values()
+            if live(row) and row.document.epoch.site != site.number
+        ]
+        if not known:
+            return
+        victim, document = self.rng.choice(known)
+        master, members = document.master, {m.site for m in document.members}
+        held = self.world.checks.blocks[victim.name][document.service_id].values()
+        theirs = [b for b in held if b.owner in members - {victim.name, master}]
+        stolen = tuple(next_version(b, master, master) for b in theirs)
+        parts: list[str | BaseModel] = [document.service_id, DocumentPut(document=document, blocks=stolen)]
+        self._send(self.world.sites[master], victim, document, "put", parts)
 
     def _send(
         self, liar: "Site", victim: "Site", document: Document, kind: str, parts: list[str | BaseModel]

@@ -57,6 +57,7 @@ class Quiet:
         """Nothing under way, all parts made, nothing lost, nothing left over."""
         yield from self.alike()
         yield from self._acknowledged()
+        yield from self._accepted()
         for site in self.world.sites.values():
             yield from self._nothing_under_way(site)
             yield from self._rows(site)
@@ -73,6 +74,13 @@ class Quiet:
             row = self.checks.rows[master].get(service_id)
             if not live(row):
                 yield "4", f"{service_id}, which was acknowledged, is {stage(row)} at its master"
+
+    def _accepted(self) -> Iterator[Complaint]:
+        """What a member has taken a deletion of, its master does; unless that member is out meanwhile."""
+        for service_id, site in self.workload.accepted:
+            row = self.checks.rows[self._master(service_id)].get(service_id)
+            if row is not None and live(row) and row.document.member(site) is not None:
+                yield "4", f"{service_id} lives, although {site} took a request to delete it"
 
     def _master(self, service_id: str) -> str:
         """Of the highest epoch that was ever claimed."""
@@ -98,12 +106,20 @@ class Quiet:
             if row.document.tombstone or row.left is not None:
                 if stage(row) not in OVER:
                     yield "3", f"{service_id} is not taken down at {site.name}: {stage(row)}"
+                elif row.document.tombstone and row.document.epoch.site == site.number:
+                    yield from self._waits_for_nobody(site, service_id)
                 continue
             if self._damaged(row.document):
                 continue
             if stage(row) != "confirmed" or row.status != ProvisioningStatus.ACTIVE:
                 yield "5", f"{service_id} does not become active at {site.name}: {stage(row)}, {row.status}"
             yield from self._kept(site, row.document)
+
+    def _waits_for_nobody(self, site: "Site", service_id: str) -> Iterator[Complaint]:
+        """Else its tombstone is kept for ever."""
+        for member in site.disk.look(lambda tx: tx.members(service_id)):
+            if member.site != site.name and not member.clean:
+                yield "3", f"the settled {service_id} waits for {member.site} at {site.name}"
 
     def _damaged(self, document: Document) -> bool:
         return any(r.resource_id in self.workload.damaged for r in document.resources)

@@ -6,13 +6,14 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 
 from diminet.engine.instance import Limits
 from diminet.messages import Change
 from simulator.checks import live
+from simulator.emphasis import EMPHASES
 from simulator.faults import Faults
 from simulator.quiet import Complaint, Quiet
 from simulator.workload import Workload
@@ -23,11 +24,12 @@ PATIENCE_S = 240.0  # virtual: until everything has to be at rest
 
 @dataclass(frozen=True)
 class Plan:
-    """What is the same for many seeds. steps: of the storm, at least."""
+    """What is the same for many seeds. steps: of the storm, at least. emphasis: one of EMPHASES."""
 
     steps: int = 1000
     sites: int | None = None
     faults: frozenset[str] | None = None
+    emphasis: str = ""
     trace: Callable[[str], None] | None = None
 
 
@@ -43,7 +45,8 @@ class Outcome:
 def run(seed: int, plan: Plan) -> Outcome:
     """Play one seed to its end, or to the first violation."""
     shape = random.Random(f"shape {seed}")
-    count = plan.sites or shape.choice([2, 3, 3, 3, 4, 4, 5])
+    emphasis = EMPHASES[plan.emphasis]
+    count = plan.sites or shape.choice(emphasis.sites)
     limits = Limits(
         reservation_lifetime=shape.choice([12.0, 30.0]),
         deliver_interval=shape.choice([1.0, 2.0]),
@@ -51,6 +54,7 @@ def run(seed: int, plan: Plan) -> Outcome:
         watermark=shape.choice([1, 4, 8]),
         pool_step=shape.choice([1, 2]),
     )
+    limits = replace(limits, **emphasis.limits)
     names = [chr(ord("A") + n) if n < 26 else f"S{n}" for n in range(count)]
     world = World(seed, names, limits, trace=plan.trace)
     gc.disable()  # no finaliser in the middle of a run
@@ -90,8 +94,8 @@ async def _whole(world: World, plan: Plan) -> None:
     for site in world.sites.values():
         site.newer_minor = world.rng.random() < 0.2
         site.start()
-    workload = Workload(world)
-    workload.pace = world.rng.choice([0.1, 0.3, 1.0])
+    workload = Workload(world, EMPHASES[plan.emphasis])
+    workload.pace = world.rng.choice(workload.emphasis.pace)
     workload.begin()
     faults = Faults(world, workload, plan.faults)
     world.step("fault", "all", lambda: f"of this seed: {', '.join(sorted(faults.kinds)) or 'none'}")

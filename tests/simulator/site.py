@@ -5,6 +5,7 @@ import contextvars
 import json
 import uuid
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel
@@ -207,7 +208,7 @@ class _Store:
             raise StorageUnavailable("the simulated disk is full")
 
         def recorded(tx: Tx) -> tuple[T, Any]:
-            recorder.append(Recorder(tx))
+            recorder.append(Recorder(tx, partial(site.world.checks.fresh, site), site.clock.now()))
             result = decide(recorder[0])  # type: ignore[arg-type]
             return result, recorder[0].blocks_now()
 

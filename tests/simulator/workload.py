@@ -9,6 +9,7 @@ from diminet.errors import DiminetError, NotFound, ResourceBusy
 from diminet.messages import Caller, Change, Context, CreateRequest
 from diminet.model import Entry, Initiator, ProvisioningStatus, SubnetShape
 from simulator.checks import live
+from simulator.emphasis import EMPHASES, Emphasis
 from simulator.loop import Crash
 
 if TYPE_CHECKING:
@@ -28,14 +29,17 @@ class Circle:
 
 
 class Workload:
-    """births: how the tenants' own networks were when they were made, to be found like that again."""
+    """births: how the tenants' own networks were when they were made, to be found like that again.
+    accepted: deletions that were not refused, (service, site that was asked)."""
 
-    def __init__(self, world: "World") -> None:
+    def __init__(self, world: "World", emphasis: Emphasis = EMPHASES[""]) -> None:
         self.world = world
+        self.emphasis = emphasis
         self.rng = world.rng
         self.births: dict[str, dict[str, tuple[SubnetShape, ...]]] = {name: {} for name in world.sites}
         self.acknowledged: dict[str, None] = {}
         self.to_delete: set[str] = set()
+        self.accepted: dict[tuple[str, str], None] = {}
         self.damaged: set[str] = set()  # networks that went, or were changed, behind our back
         self.circles: list[Circle] = []
         self.running = 0
@@ -67,24 +71,8 @@ class Workload:
     # -- the stream ------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        kinds = {
-            self.create_l3: 5,
-            self.create_l2: 6,
-            self.join: 5,
-            self.leave: 4,
-            self.modify: 3,
-            self.delete: 3,
-            self.takeover: 2,
-            self.forget: 1,
-            self.leave_alone: 1,
-            self.boot: 12,
-            self.unboot: 3,
-            self.more_room: 2,
-            self.read: 3,
-            self.circle: 1,
-            self.not_theirs: 1,
-        }
-        works, weights = list(kinds), list(kinds.values())
+        works = [getattr(self, name) for name in self.emphasis.weights]
+        weights = list(self.emphasis.weights.values())
         while self.open:
             await asyncio.sleep(self.rng.expovariate(1.0) * self.pace)
             if self.open and any(site.up for site in self.world.sites.values()):
@@ -199,7 +187,7 @@ class Workload:
         request = CreateRequest(
             type=kind,
             name=f"n{self.rng.randrange(100)}",
-            on_unreachable=self.rng.choice(["revoke", "revoke", "defer"]),
+            on_unreachable=self.rng.choice(self.emphasis.policies),
             resources=tuple(entries),
             params=params,
         )
@@ -216,8 +204,10 @@ class Workload:
 
         async def work(ctx: Context) -> None:
             view, waiting = await site.engine.requests.change(self.caller(), ctx, service_id, change)
-            if change.operation == "delete" and view is None and not waiting:
-                self.world.checks.deleted.add(service_id)
+            if change.operation == "delete":
+                self.accepted[service_id, site.name] = None
+                if view is None and not waiting:
+                    self.world.checks.deleted.add(service_id)
 
         if change.operation == "delete":
             self.to_delete.add(service_id)
@@ -251,6 +241,50 @@ class Workload:
                 entry = Entry(site=resource.site, resource_id=self.rng.choice([None, resource.resource_id]))
                 self._change(site, row, Change(operation="leave", entry=entry), [])
 
+    def again(self) -> None:
+        """A network leaves, and is joined again at once."""
+        found = self._service()
+        if found is None:
+            return
+        site, row = found
+        service_id, document = row.document.service_id, row.document
+        away = [r for r in document.resources if r.site != document.master]
+        if not away:
+            return
+        resource = self.rng.choice(away)
+        entry = Entry(site=resource.site, resource_id=resource.resource_id)
+
+        async def work(ctx: Context) -> None:
+            for operation in ("leave", "join"):
+                change = Change.model_validate({"operation": operation, "entry": entry})
+                await site.engine.requests.change(self.caller(), ctx, service_id, change)
+
+        self._ask(site, "again", [resource.site], work, service_id)
+
+    def rivals(self) -> None:
+        """Two services that share a network are asked at once to take in networks that overlap."""
+        rows = {
+            row.document.service_id: (site, row)
+            for site in self._up()
+            for row in self.world.checks.rows[site.name].values()
+            if live(row) and row.document.type == "l3" and row.document.epoch.site == site.number
+        }
+        pairs = [
+            (one, other)
+            for one in rows.values()
+            for other in rows.values()
+            if one[1].document.service_id < other[1].document.service_id
+            and {r.resource_id for r in one[1].document.resources}
+            & {r.resource_id for r in other[1].document.resources}
+        ]
+        if not pairs:
+            return
+        cidr = f"10.{self.rng.randrange(20, 200)}.0.0/24"
+        for site, row in self.rng.choice(pairs):
+            newcomer = self.rng.choice(list(self.world.sites.values()))
+            entry = self._entry(newcomer, self.add_network(newcomer, cidr))
+            self._change(site, row, Change(operation="join", entry=entry), [newcomer.name])
+
     def modify(self) -> None:
         if found := self._service():
             site, row = found
@@ -280,6 +314,29 @@ class Workload:
                 lambda ctx: site.engine.requests.takeover(self.operator(), ctx, service_id, gone),
                 service_id,
             )
+
+    def both_halves(self) -> None:
+        """A member that is cut off from its master takes over, and the master goes on changing."""
+        cut = [
+            (site, row)
+            for site in self._up()
+            for row in self.world.checks.rows[site.name].values()
+            if live(row) and row.document.master != site.name and self.world.sites[row.document.master].up
+            if not self._reached(site.name, row.document.master)
+        ]
+        if not cut:
+            return
+        site, row = self.rng.choice(cut)
+        service_id, old = row.document.service_id, self.world.sites[row.document.master]
+        self._ask(
+            site,
+            "takeover",
+            [],
+            lambda ctx: site.engine.requests.takeover(self.operator(), ctx, service_id, frozenset()),
+            service_id,
+        )
+        for _ in range(2):
+            self._change(old, row, Change(operation="modify", name=f"m{self.rng.randrange(100)}"), [])
 
     def forget(self) -> None:
         """An operator's word, which is true here: only of a site whose database knows nothing."""
@@ -361,6 +418,18 @@ class Workload:
             for _ in range(self.rng.randint(1, 4)):
                 self._ask(site, "boot", [], lambda ctx: self._boot(site, network_id))
 
+    def crowd(self) -> None:
+        """Instances at one site of a service only, which soon lives on the others' addresses."""
+        first = {
+            service_id: (site, target.networks[0])
+            for site in reversed(self._up())
+            for service_id, target in site.vim.targets.items()
+            if target.layer == "l2" and target.networks[0] in site.vim.networks
+        }
+        if first:
+            site, network_id = self.rng.choice(list(first.values()))
+            self._ask(site, "boot", [], lambda ctx: self._boot(site, network_id))
+
     async def _boot(self, site: "Site", network_id: str) -> None:
         before = self._spare(site, network_id)
         try:
@@ -376,13 +445,14 @@ class Workload:
             raise NotFound("the network has gone meanwhile") from None
 
     def _spare(self, site: "Site", network_id: str) -> set[str]:
-        """Blocks of the site, not in its pool, of the service that the network is in."""
+        """Blocks of the site, not in its pool nor just being given, of the service that the network is in."""
         found = site.disk.look(lambda tx: tx.services_of_network(site.name, network_id))
         return {
             f"{h.block.cidr} {h.block.index} v{h.block.version}"
-            for row in found
-            for h in site.disk.look(lambda tx, i=row.document.service_id: tx.blocks(i))
+            for service_id in (row.document.service_id for row in found)
+            for h in site.disk.look(lambda tx, i=service_id: tx.blocks(i))
             if h.block.owner == site.name and not h.pooled
+            if h.block not in site.engine.pools.leaving.get(service_id, ())
         }
 
     def unboot(self) -> None:

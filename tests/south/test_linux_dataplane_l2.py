@@ -280,6 +280,16 @@ def test_what_a_removal_left_that_was_killed_half_way_is_swept(service: Stretche
     service.all_reach()
 
 
+def test_a_tunnel_at_whose_making_we_were_killed_is_removed(service: Stretched) -> None:
+    site = service.sites[0]
+    site.kill_agent()
+    site.space.sh("ip link add vx77 type vxlan id 77 local 192.0.2.1 dstport 4789 nolearning")
+    site.start_agent()
+    assert "vx77" not in site.space.sh("ip -o link")
+    assert names.vxlan(VNI) in site.space.sh("ip -o link")
+    service.all_reach()
+
+
 @pytest.mark.parametrize("daemon", ["bgpd", "zebra"])
 def test_killed_frr_is_seen_and_repaired(service: Stretched, daemon: str) -> None:
     site = service.sites[0]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from diminet.model import AddressRange, SubnetShape, Target
-from diminet.south.neutron import subnets
+from diminet.south.neutron import recent
 from diminet.south.neutron.neutron import Refused
 from diminet.south.neutron.south import NeutronSouth
 
@@ -146,7 +146,7 @@ def test_a_subnet_is_read_again_after_a_refusal_and_after_a_while(monkeypatch):
     table.broken = ""
     assert asked(table, south.shape_subnet("net", shape())) == whole
     assert asked(table, south.shape_subnet("net", shape())) == []  # as it was just written
-    monkeypatch.setattr(subnets, "RECENT_S", 0.0)
+    monkeypatch.setattr(recent, "RECENT_S", 0.0)
     assert asked(table, south.shape_subnet("net", shape())) == whole
 
 

@@ -61,16 +61,11 @@ class Blocks(Tallies):
     def grant(self, service_id: str, requester: str, cidr: str, number: int) -> tuple[Block, ...] | None:
         """A number below an answered one whose answer is not kept any more is a late copy: nothing is
         given on it again."""
-        of_requester = sa.and_(
-            grants.c.service_id == service_id, grants.c.requester == requester, grants.c.cidr == cidr
-        )
-        body = self._db.execute(
-            sa.select(grants.c.body).where(of_requester, grants.c.number == number)
-        ).scalar()
+        asked = {"service_id": service_id, "requester": requester, "cidr": cidr, "asked": number}
+        body = self._db.execute(_GRANT, asked).scalar()
         if body is not None:
             return _Blocks.validate_json(body)
-        later = sa.select(grants.c.number).where(of_requester, grants.c.number > number).limit(1)
-        return () if self._db.execute(later).first() is not None else None
+        return () if self._db.execute(_LATER_GRANT, asked).first() is not None else None
 
     def add_grant(
         self, service_id: str, requester: str, cidr: str, number: int, blocks: Sequence[Block]
@@ -78,8 +73,7 @@ class Blocks(Tallies):
         key = {"service_id": service_id, "requester": requester, "cidr": cidr}
         body = _Blocks.dump_json(tuple(blocks)).decode()
         self._put(grants, {**key, "number": number}, {"body": body})
-        of_requester = [grants.c[name] == value for name, value in key.items()]
-        self._db.execute(grants.delete().where(*of_requester, grants.c.number <= number - GRANTS_KEPT))
+        self._db.execute(_OLD_GRANTS, {**key, "last": number - GRANTS_KEPT})
 
     # -- our own requests --
 
@@ -101,9 +95,7 @@ class Blocks(Tallies):
 
     def end_block_request(self, service_id: str, peer: str, cidr: str) -> None:
         """The row stays: its number is the counter."""
-        table = block_requests
-        this = (table.c.service_id == service_id, table.c.peer == peer, table.c.cidr == cidr)
-        self._db.execute(table.update().where(*this).values(pending=False))
+        self._db.execute(_END_REQUEST, {"of_service": service_id, "of_peer": peer, "of_cidr": cidr})
 
     def block_requests(self, service_id: str, peer: str) -> dict[str, int]:
         table = block_requests
@@ -114,21 +106,19 @@ class Blocks(Tallies):
         return {row.cidr: row.number for row in rows}
 
     def _request(self, service_id: str, peer: str, cidr: str) -> "sa.Row[Any] | None":
-        table = block_requests
-        this = (table.c.service_id == service_id, table.c.peer == peer, table.c.cidr == cidr)
-        return self._db.execute(sa.select(table).where(*this)).first()
+        this = {"of_service": service_id, "of_peer": peer, "of_cidr": cidr}
+        return self._db.execute(_REQUEST, this).first()
 
     # -- rows --
 
     def _stored(self, service_id: str, offered: list[HeldBlock]) -> "dict[tuple[str, int], sa.RowMapping]":
         """version, owner and pooled of those that are there already."""
-        cidrs = {held.block.cidr for held in offered}
-        columns = (blocks.c.cidr, blocks.c.position, blocks.c.version, blocks.c.owner, blocks.c.pooled)
-        stored = sa.select(*columns)
-        stored = stored.where(blocks.c.service_id == service_id, blocks.c.cidr.in_(cidrs))
-        if len(offered) <= FEW_BLOCKS:
-            stored = stored.where(blocks.c.position.in_({held.block.index for held in offered}))
-        return {(row["cidr"], row["position"]): row for row in self._db.execute(stored).mappings()}
+        wanted: dict[str, Any] = {"service_id": service_id, "cidrs": list({h.block.cidr for h in offered})}
+        few = len(offered) <= FEW_BLOCKS
+        if few:
+            wanted["positions"] = list({h.block.index for h in offered})
+        stored = self._db.execute(_FEW_STORED if few else _STORED, wanted).mappings()
+        return {(row["cidr"], row["position"]): row for row in stored}
 
 
 def _bucket(owner: str, pooled: bool) -> Bucket:
@@ -182,6 +172,26 @@ _WITH_BLOCKS = (
     .where(services.c.stage == Stage.LIVE, _HAS_BLOCKS)
     .limit(1)
 )
+_STORED = sa.select(
+    blocks.c.cidr, blocks.c.position, blocks.c.version, blocks.c.owner, blocks.c.pooled
+).where(
+    blocks.c.service_id == sa.bindparam("service_id"),
+    blocks.c.cidr.in_(sa.bindparam("cidrs", expanding=True)),
+)
+_FEW_STORED = _STORED.where(blocks.c.position.in_(sa.bindparam("positions", expanding=True)))
+_OF_REQUESTER = [grants.c[name] == sa.bindparam(name) for name in ("service_id", "requester", "cidr")]
+_GRANT = sa.select(grants.c.body).where(*_OF_REQUESTER, grants.c.number == sa.bindparam("asked"))
+_LATER_GRANT = (
+    sa.select(grants.c.number).where(*_OF_REQUESTER, grants.c.number > sa.bindparam("asked")).limit(1)
+)
+_OLD_GRANTS = grants.delete().where(*_OF_REQUESTER, grants.c.number <= sa.bindparam("last"))
+_OPEN = (
+    block_requests.c.service_id == sa.bindparam("of_service"),
+    block_requests.c.peer == sa.bindparam("of_peer"),
+    block_requests.c.cidr == sa.bindparam("of_cidr"),
+)
+_REQUEST = sa.select(block_requests).where(*_OPEN)
+_END_REQUEST = block_requests.update().where(*_OPEN).values(pending=False)
 _BLOCK_KEY = ("service_id", "cidr", "position")
 
 

@@ -59,7 +59,7 @@ def make_engine(url: str, *, storage_timeout_s: float, foreign_keys: bool = True
     engine = sa.create_engine(
         parsed,
         poolclass=StaticPool if is_memory(url) else NullPool,
-        # isolation_level None: sqlite3 begins nothing by itself, `_begin` below does.
+        # isolation_level None: sqlite3 begins nothing by itself, `transaction` below does.
         connect_args={"check_same_thread": False, "isolation_level": None, "timeout": storage_timeout_s},
     )
 
@@ -72,15 +72,21 @@ def make_engine(url: str, *, storage_timeout_s: float, foreign_keys: bool = True
         connection.execute(f"PRAGMA cache_size=-{CACHE_BYTES // 1024}")
         connection.execute("PRAGMA temp_store=MEMORY")
 
-    def _begin(connection: sa.Connection) -> None:
-        # IMMEDIATE: what a transaction has read is still so when it writes; a deferred one could
-        # fail half-way with SQLITE_BUSY_SNAPSHOT.
-        reading = connection.get_execution_options().get("reading", False)
-        _raw(connection).execute("BEGIN" if reading else "BEGIN IMMEDIATE")
-
     sa.event.listen(engine, "connect", _connected)
-    sa.event.listen(engine, "begin", _begin)
     return engine
+
+
+@contextmanager
+def transaction(connection: sa.Connection, *, reading: bool = False) -> Iterator[sa.Connection]:
+    """One transaction on an engine of `make_engine`: committed at the end, rolled back on any error.
+
+    Not by a listener for SQLAlchemy's `begin`: with one such listener each statement calls all its hooks."""
+    with connection.begin():
+        if connection.dialect.name == "sqlite":
+            # IMMEDIATE: what a transaction has read is still so when it writes; a deferred one could
+            # fail half-way with SQLITE_BUSY_SNAPSHOT.
+            _raw(connection).execute("BEGIN" if reading else "BEGIN IMMEDIATE")
+        yield connection
 
 
 def _raw(connection: sa.Connection) -> sqlite3.Connection:
@@ -96,10 +102,13 @@ def set_patience(connection: sa.Connection, *, seconds: float, reading: bool) ->
     if connection.dialect.name != "sqlite":
         return
     wanted = (max(1, round(seconds / PATIENCE_STEP_S)), reading)
-    if connection.info.get("patience") != wanted:
+    said = connection.info.get("patience", (None, None))
+    if said != wanted:
         raw = _raw(connection)
-        raw.execute(f"PRAGMA busy_timeout={int(wanted[0] * PATIENCE_STEP_S * 1000)}")
-        raw.execute(f"PRAGMA query_only={'ON' if reading else 'OFF'}")
+        if said[0] != wanted[0]:
+            raw.execute(f"PRAGMA busy_timeout={int(wanted[0] * PATIENCE_STEP_S * 1000)}")
+        if said[1] is not reading:
+            raw.execute(f"PRAGMA query_only={'ON' if reading else 'OFF'}")
         connection.info["patience"] = wanted
 
 

@@ -26,7 +26,7 @@ class History(Rows):
             "project_id": event.project_id,
             "body": event.model_dump_json(exclude={"seq"}),
         }
-        self._db.execute(events.insert().inline(), values)
+        self._db.execute(_ADD_EVENT, values)
 
     def events(
         self, *, service_id: str | None, project_id: str | None, after: int, limit: int
@@ -57,6 +57,9 @@ class History(Rows):
 
     def forget(self, project_id: str, key: str) -> None:
         self._drop(idempotency, project_id=project_id, token=key)
+
+
+_ADD_EVENT = events.insert().inline()
 
 
 class Pruning(Services):

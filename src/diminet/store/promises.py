@@ -50,15 +50,13 @@ class Promises(Rows):
         self._put(authorisations, key, {"initiator": initiator.model_dump_json(), "at": at})
 
     def authorised(self, service_id: str, network_id: str, project_id: str) -> bool:
-        table = authorisations
-        this = (
-            table.c.service_id == service_id,
-            table.c.network_id == network_id,
-            table.c.project_id == project_id,
-        )
-        return self._db.execute(sa.select(table.c.at).where(*this)).first() is not None
+        this = {"service_id": service_id, "network_id": network_id, "project_id": project_id}
+        return self._db.execute(_AUTHORISED, this).first() is not None
 
 
+_AUTHORISED = sa.select(authorisations.c.at).where(
+    *(authorisations.c[name] == sa.bindparam(name) for name in ("service_id", "network_id", "project_id"))
+)
 _ALL = sa.select(reservations.c.body)
 _OF_NETWORK = _ALL.where(reservations.c.network_id == sa.bindparam("network_id"))
 _OF_SERVICE = _ALL.where(reservations.c.service_id == sa.bindparam("service_id"))

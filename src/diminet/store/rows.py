@@ -28,6 +28,7 @@ class Rows:
         self._db.execute(_delete(table, tuple(key)), {f"key_{name}": value for name, value in key.items()})
 
     def _bodies(self, statement: "sa.Select[str] | sa.CompoundSelect[str]", **values: Any) -> list[str]:
+        """The one column that is selected."""
         return list(self._db.execute(statement, values).scalars())
 
 

@@ -10,7 +10,7 @@ from typing import NoReturn
 import sqlalchemy as sa
 
 from diminet.errors import BadSurroundings, DiminetError, from_dict
-from diminet.store.database import file_of, is_memory, make_engine, nobody_else, storage_errors
+from diminet.store.database import file_of, is_memory, make_engine, nobody_else, storage_errors, transaction
 from diminet.store.tables import meta, metadata
 
 HEAD = "0004"  # the newest migration; kept here so that opening a store need not load Alembic
@@ -79,7 +79,8 @@ def _migrate(url: str, storage_timeout_s: float) -> None:
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     # Without foreign keys: a migration that rebuilds a table drops the old one, which would cascade.
     engine = make_engine(url, storage_timeout_s=storage_timeout_s, foreign_keys=False)
-    with storage_errors(f"the database {file_of(url) or ''}".rstrip()), engine.begin() as db:
+    where = f"the database {file_of(url) or ''}".rstrip()
+    with storage_errors(where), engine.connect() as connection, transaction(connection) as db:
         found = version_of(db)
         config.attributes["connection"] = db
         try:

@@ -105,48 +105,31 @@ class Services(Tallies):
         return [parse(body) for body in self._bodies(_LIVE_SERVICES)]
 
     def services_at_work(self) -> set[str]:
-        return set(self._db.execute(sa.select(services.c.id).where(services.c.stage.in_(AT_WORK))).scalars())
+        return set(self._bodies(_AT_WORK))
 
     def services_to_realise(self) -> list[str]:
-        return list(self._db.execute(sa.select(services.c.id).where(services.c.pending.is_(True))).scalars())
+        return self._bodies(_TO_REALISE)
 
     def services_realised(self, site: str) -> set[str]:
-        part = service_resources
-        found = (
-            sa.select(part.c.service_id)
-            .join(services, services.c.id == part.c.service_id)
-            .where(part.c.site == site, services.c.stage == Stage.LIVE, services.c.pending.is_not(True))
-        )
-        return set(self._db.execute(found).scalars())
+        return set(self._bodies(_REALISED, site=site))
 
     def services_waiting(self) -> list[ServiceRow]:
-        wanted = sa.select(services.c.body).where(services.c.waiting.is_(True))
-        return [parse(body) for body in self._bodies(wanted)]
+        return [parse(body) for body in self._bodies(_WAITING)]
 
     def services_buried(self) -> list[str]:
-        wanted = sa.select(services.c.id).where(services.c.stage == Stage.BURIED)
-        return list(self._db.execute(wanted).scalars())
+        return self._bodies(_BURIED)
 
     def services_of_type(self, kind: str, after: str, limit: int) -> list[ServiceRow]:
         return [parse(b) for b in self._bodies(_SERVICES_OF_TYPE, kind=kind, after=after, most=limit)]
 
     def services_page(self, after: str, limit: int) -> list[ServiceRow]:
-        page = sa.select(services.c.body).where(services.c.id > after)
-        return [parse(body) for body in self._bodies(page.order_by(services.c.id).limit(limit))]
+        return [parse(body) for body in self._bodies(_PAGE, after=after, most=limit)]
 
     def services_to_reclaim(self) -> list[str]:
-        gone = member_states
-        owned = sa.exists().where(blocks.c.service_id == gone.c.service_id, blocks.c.owner == gone.c.site)
-        found = (
-            sa.select(gone.c.service_id)
-            .distinct()
-            .join(services, services.c.id == gone.c.service_id)
-            .where(gone.c.clean.is_(True), services.c.stage == Stage.LIVE, owned.correlate(gone))
-        )
-        return list(self._db.execute(found).scalars())
+        return self._bodies(_TO_RECLAIM)
 
     def figures(self) -> Figures:
-        posted = self._db.execute(sa.select(sa.func.count(), sa.func.min(outbox.c.created_at))).one()
+        posted = self._db.execute(_POSTED).one()
         return Figures(
             services=self._tallied("services"),
             blocks={(owner, state == POOLED): n for (owner, state), n in self._tallied("blocks").items()},
@@ -177,20 +160,10 @@ class Services(Tallies):
 
     def count_services(self, project_id: str) -> int:
         """Those that stand: neither deleted nor revoked."""
-        return self._db.execute(
-            sa.select(sa.func.count())
-            .select_from(services)
-            .where(services.c.project_id == project_id, services.c.stage == Stage.LIVE)
-            .where(services.c.status != ProvisioningStatus.REVOKED)
-        ).scalar_one()
+        return self._db.execute(_SERVICES_OF_PROJECT, {"project_id": project_id}).scalar_one()
 
     def count_blocks(self, project_id: str) -> int:
-        of_project = sa.select(services.c.id).where(
-            services.c.project_id == project_id, services.c.stage == Stage.LIVE
-        )
-        return self._db.execute(
-            sa.select(sa.func.count()).select_from(blocks).where(blocks.c.service_id.in_(of_project))
-        ).scalar_one()
+        return self._db.execute(_BLOCKS_OF_PROJECT, {"project_id": project_id}).scalar_one()
 
     # -- what hangs on them --
 
@@ -304,6 +277,43 @@ _SERVICES_OF_TYPE = (
     .limit(sa.bindparam("most"))
 )
 _LIVE_SERVICES = sa.select(services.c.body).where(services.c.stage.in_(AT_WORK))
+_AT_WORK = sa.select(services.c.id).where(services.c.stage.in_(AT_WORK))
+_TO_REALISE = sa.select(services.c.id).where(services.c.pending.is_(True))
+_REALISED = (
+    sa.select(service_resources.c.service_id)
+    .join(services, services.c.id == service_resources.c.service_id)
+    .where(service_resources.c.site == sa.bindparam("site"))
+    .where(services.c.stage == Stage.LIVE, services.c.pending.is_not(True))
+)
+_WAITING = sa.select(services.c.body).where(services.c.waiting.is_(True))
+_BURIED = sa.select(services.c.id).where(services.c.stage == Stage.BURIED)
+_PAGE = (
+    sa.select(services.c.body)
+    .where(services.c.id > sa.bindparam("after"))
+    .order_by(services.c.id)
+    .limit(sa.bindparam("most"))
+)
+_OWNS = sa.exists().where(
+    blocks.c.service_id == member_states.c.service_id, blocks.c.owner == member_states.c.site
+)
+_TO_RECLAIM = (
+    sa.select(member_states.c.service_id)
+    .distinct()
+    .join(services, services.c.id == member_states.c.service_id)
+    .where(member_states.c.clean.is_(True), services.c.stage == Stage.LIVE, _OWNS.correlate(member_states))
+)
+_POSTED = sa.select(sa.func.count(), sa.func.min(outbox.c.created_at))
+_OF_PROJECT = (services.c.project_id == sa.bindparam("project_id"), services.c.stage == Stage.LIVE)
+_SERVICES_OF_PROJECT = (
+    sa.select(sa.func.count())
+    .select_from(services)
+    .where(*_OF_PROJECT, services.c.status != ProvisioningStatus.REVOKED)
+)
+_BLOCKS_OF_PROJECT = (
+    sa.select(sa.func.count())
+    .select_from(blocks)
+    .where(blocks.c.service_id.in_(sa.select(services.c.id).where(*_OF_PROJECT)))
+)
 _SERVICES_OF_NETWORK = (
     sa.select(services.c.body)
     .join(service_resources, service_resources.c.service_id == services.c.id)

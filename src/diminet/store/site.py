@@ -14,21 +14,18 @@ class SiteWide(Rows):
         number = self._number_of(service_id)
         if number is not None:
             return number
-        highest = self._db.execute(
-            sa.select(sa.func.max(identifiers.c.number)).where(identifiers.c.number <= high)
-        ).scalar()
+        highest = self._db.execute(_HIGHEST, {"high": high}).scalar()
         following = max(low, (highest or 0) + 1)
         number = following if following <= high else self._lowest_free(low, high)
         if number is not None:
-            self._db.execute(identifiers.insert(), {"number": number, "service_id": service_id})
+            self._db.execute(_MINT, {"number": number, "service_id": service_id})
         return number
 
     def release_identifier(self, service_id: str) -> None:
         self._drop(identifiers, service_id=service_id)
 
     def _number_of(self, service_id: str) -> int | None:
-        mine = sa.select(identifiers.c.number).where(identifiers.c.service_id == service_id)
-        return self._db.execute(mine).scalar()
+        return self._db.execute(_NUMBER_OF, {"service_id": service_id}).scalar()
 
     def _lowest_free(self, low: int, high: int) -> int | None:
         at_low = sa.select(identifiers.c.number).where(identifiers.c.number == low)
@@ -47,11 +44,11 @@ class SiteWide(Rows):
     # -- peers --
 
     def peer(self, site: str) -> PeerRow | None:
-        body = self._db.execute(sa.select(peers.c.body).where(peers.c.site == site)).scalar()
+        body = self._db.execute(_PEER, {"site": site}).scalar()
         return None if body is None else PeerRow.model_validate_json(body)
 
     def peers(self) -> list[PeerRow]:
-        rows = self._bodies(sa.select(peers.c.body).order_by(peers.c.site))
+        rows = self._bodies(_PEERS)
         return [PeerRow.model_validate_json(body) for body in rows]
 
     def save_peer(self, row: PeerRow) -> None:
@@ -75,6 +72,11 @@ class SiteWide(Rows):
         self._db.execute(meta.update().where(meta.c.writes <= seen).values(writes=seen + 1))
 
 
+_HIGHEST = sa.select(sa.func.max(identifiers.c.number)).where(identifiers.c.number <= sa.bindparam("high"))
+_NUMBER_OF = sa.select(identifiers.c.number).where(identifiers.c.service_id == sa.bindparam("service_id"))
+_MINT = identifiers.insert().inline()
+_PEER = sa.select(peers.c.body).where(peers.c.site == sa.bindparam("site"))
+_PEERS = sa.select(peers.c.body).order_by(peers.c.site)
 _LEASE = sa.select(leases).where(leases.c.name == sa.bindparam("name"))
 _META = sa.select(meta.c.database_id, meta.c.incarnation, meta.c.writes)
 COUNT_WRITE = meta.update().values(writes=meta.c.writes + 1)

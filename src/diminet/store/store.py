@@ -24,6 +24,7 @@ from diminet.store.database import (
     set_patience,
     storage_errors,
     take_file_lock,
+    transaction,
 )
 from diminet.store.fences import Fences
 from diminet.store.history import History, Pruning
@@ -86,12 +87,12 @@ class SqlStore:
 
     def _open(self, where: str) -> None:
         with storage_errors(where):
-            connection = self._ready(self._timeout_s, reading=not self._memory)
-            with connection.begin():
+            reading = not self._memory
+            with transaction(self._ready(self._timeout_s, reading=reading), reading=reading) as db:
                 if self._memory:
-                    schema.create_all(connection)
+                    schema.create_all(db)
                 else:
-                    schema.check(connection, where)
+                    schema.check(db, where)
 
     def close(self) -> None:
         """Ends what is under way, then lets the database go."""
@@ -122,10 +123,10 @@ class SqlStore:
 
     def _write(self, decide: Callable[[Tx], T], asked: float, loop: asyncio.AbstractEventLoop | None) -> T:
         committed: Meta | None = None
-        with self._storage(), self._ready(self._patience(asked), reading=False).begin() as transaction:
+        with self._storage(), transaction(self._ready(self._patience(asked), reading=False)) as db:
             # First, so that on every kind of database this row makes the writers take turns.
-            transaction.connection.execute(COUNT_WRITE)
-            tx = SqlTx(transaction.connection)
+            db.execute(COUNT_WRITE)
+            tx = SqlTx(db)
             result = decide(tx)
             if self._on_commit is not None:
                 committed = tx.meta()
@@ -137,8 +138,11 @@ class SqlStore:
         return result
 
     def _read(self, look: Callable[[Tx], T], asked: float, _loop: asyncio.AbstractEventLoop | None) -> T:
-        with self._storage(), self._ready(self._patience(asked), reading=True).begin() as transaction:
-            return look(SqlTx(transaction.connection))
+        with (
+            self._storage(),
+            transaction(self._ready(self._patience(asked), reading=True), reading=True) as db,
+        ):
+            return look(SqlTx(db))
 
     def _patience(self, asked: float) -> float:
         """Seconds that are left of the time-out after waiting for this thread."""
@@ -154,7 +158,7 @@ class SqlStore:
         if self._held is None:
             self._held = self._engine.connect()
         set_patience(self._held, seconds=patience_s, reading=reading)
-        return self._held.execution_options(reading=reading)
+        return self._held
 
     @contextmanager
     def _storage(self) -> Iterator[None]:

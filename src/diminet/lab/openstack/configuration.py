@@ -8,6 +8,7 @@ from diminet.lab.openstack.environment import Environment
 from diminet.model import Model
 
 CACHE_TIME = 300  # seconds that Neutron believes a token that it has validated
+PORTS_MOST = 100_000  # of a project: with a limit, Neutron tells what is in the making
 VNI_RANGE = "1:1000"  # of Neutron's own tenant networks; rows are made for each at the first start
 MTU = 1500  # bytes, of Neutron's underlay; its VXLAN networks get 50 less
 
@@ -109,7 +110,7 @@ def neutron(
                 "service_token_roles_required": True,
                 "token_cache_time": CACHE_TIME,
             },
-            "quotas": {"quota_network": -1, "quota_subnet": -1, "quota_port": -1},
+            "quotas": {"quota_network": -1, "quota_subnet": -1, "quota_port": PORTS_MOST},
             "service_providers": {"service_provider": f"BGPVPN:Dummy:{driver}:default"},
             "ml2": {
                 "type_drivers": "vxlan,local,flat",

@@ -71,6 +71,7 @@ class DataPlane:
         """The site's own packet filters, and what answers the others' probes; repeatable, harmless to
         services that are there."""
         await self._kernel.run("prepare the site", partial(overlay.prepare_site, self._vrfs))
+        await self._kernel.run("remove tunnels that are half made", overlay.drop_unnamed)
         known = {each.vni for each in await self._found()}
         for vni in (await self._admitted()).keys() - known:  # of tunnels at whose removal we were killed
             await self._kernel.run("forget whom a tunnel admits", partial(overlay.close, vni))

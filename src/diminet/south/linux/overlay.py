@@ -170,6 +170,14 @@ def make_tunnel(tunnel: Tunnel, network_id: str) -> None:
         _enslave(ip, tunnel, alias, bridge.ifindex)
 
 
+def drop_unnamed() -> None:
+    """Tunnels at whose making we were killed before they got their alias; nobody may ask for them again."""
+    with IPRoute() as ip:
+        for link in links.all_links(ip):
+            if link.kind == "vxlan" and link.alias is None and link.name[2:].isdecimal():
+                ip.link("del", index=link.ifindex)
+
+
 def tunnels_of(service_id: str) -> list[tuple[int, str | None]]:
     """(VNI, network id) of the service's L2 tunnels."""
     with IPRoute() as ip:

@@ -1,6 +1,5 @@
 """Networks of a Neutron: those of tenants, and those that DIMINET makes for them."""
 
-import math
 from time import monotonic
 
 from pydantic import SecretStr
@@ -8,7 +7,8 @@ from pydantic import SecretStr
 from diminet.errors import NetworkNotFound, SiteUnreachable
 from diminet.south.neutron import marks
 from diminet.south.neutron.neutron import Json, Neutron, Refused
-from diminet.south.neutron.subnets import MOST_RECENT, RECENT_S, Subnets
+from diminet.south.neutron.recent import Recent
+from diminet.south.neutron.subnets import Subnets
 
 GONE_WITH_THE_NETWORK = {"network:dhcp", "network:distributed", "network:floatingip_agent_gateway"}
 LATE_S = 600.0  # seconds in which a network whose POST had no answer may still appear
@@ -19,7 +19,7 @@ class Networks:
         self._neutron = neutron
         self._subnets = subnets
         self._late: dict[marks.Made, float] = {}  # POST without an answer -> when
-        self._recent: dict[str, tuple[Json, float]] = {}  # network -> as it was seen, and when
+        self._recent = Recent[Json]()
 
     async def show(self, network_id: str, as_user: SecretStr | None = None) -> Json:
         """Raises NetworkNotFound."""
@@ -33,19 +33,13 @@ class Networks:
                 f"site {self._neutron.site} has no network {network_id}", sites=[self._neutron.site]
             ) from refusal
         network: Json = answer["network"]
-        self._remember(network)
+        self._recent.note(network["id"], network)
         return network
-
-    def _remember(self, network: Json) -> None:
-        if len(self._recent) >= MOST_RECENT:
-            self._recent.clear()
-        self._recent[network["id"]] = (network, monotonic())
 
     async def recent(self, network_id: str) -> Json:
         """As `show`, for what hardly changes: whose it is, whether it is ours, its MTU. What we change
         ourselves is forgotten."""
-        network, at = self._recent.get(network_id, ({}, -math.inf))
-        return network if monotonic() < at + RECENT_S else await self.show(network_id)
+        return self._recent.get(network_id) or await self.show(network_id)
 
     async def ports(self, network_id: str) -> list[Json]:
         what = f"list the ports of network {network_id}"
@@ -72,7 +66,7 @@ class Networks:
             self._late[made] = monotonic()
             raise
         await self._tag(network, made)
-        self._remember(network | {"tags": marks.tags(made)})
+        self._recent.note(network["id"], network | {"tags": marks.tags(made)})
         self._subnets.none_yet(network["id"])
         return str(network["id"])
 
@@ -84,7 +78,7 @@ class Networks:
     async def _tag(self, network: Json, made: marks.Made) -> None:
         missing = [tag for tag in marks.tags(made) if tag not in network["tags"]]
         if missing:
-            self._recent.pop(network["id"], None)
+            self._recent.forget(network["id"])
             path = f"/networks/{network['id']}/tags"
             await self._neutron.post(f"tag network {network['id']}", path, {"tags": missing})
 
@@ -101,7 +95,7 @@ class Networks:
         network = await self.recent(network_id)
         made = marks.made_of(network["tags"])
         if made is not None and made.service_id == service_id and network["mtu"] != mtu:
-            self._recent.pop(network_id, None)
+            self._recent.forget(network_id)
             what = f"set the MTU of network {network_id} to {mtu}"
             await self._neutron.put(what, f"/networks/{network_id}", {"network": {"mtu": mtu}})
 
@@ -115,7 +109,7 @@ class Networks:
             return True
         if _made(network) is None:
             return False
-        self._recent.pop(network_id, None)
+        self._recent.forget(network_id)
         if await self._has_ports(network_id):
             await self._leave_to_tenant(network)
             return False

@@ -25,8 +25,13 @@ from pydantic import SecretStr
 from diminet.errors import NotAuthenticated, SiteRefused, SiteUnreachable
 
 RETRY_AFTER_S = 5.0
+OF_A_PROXY = (502, 504)  # it may have handed the request on, and Neutron may do it yet
 MOST_TEXT = 500  # characters of what Neutron said that are handed on
 Json = dict[str, Any]
+
+
+class Failed(SiteUnreachable):
+    """Neutron itself answered that it could not: nothing more comes of that request."""
 
 
 class Refused(SiteRefused):
@@ -164,7 +169,8 @@ class Neutron:
     def _read(self, what: str, response: Any, *, as_user: bool) -> Json:
         status: int = response.status_code
         if status >= 500:
-            raise self._away(f"failed with HTTP {status} when asked to {what}: {_said(response)[1]}")
+            told = f"failed with HTTP {status} when asked to {what}: {_said(response)[1]}"
+            raise self._away(told, SiteUnreachable if status in OF_A_PROXY else Failed)
         if status == 401 and as_user:
             raise NotAuthenticated(
                 f"Neutron of site {self.site} does not accept the user's token: ask for a new one",
@@ -182,8 +188,8 @@ class Neutron:
             raise self._away(f"answered what is no JSON when asked to {what}") from error
         return answer if isinstance(answer, dict) else {}
 
-    def _away(self, what: str) -> SiteUnreachable:
-        return SiteUnreachable(
+    def _away(self, what: str, kind: type[SiteUnreachable] = SiteUnreachable) -> SiteUnreachable:
+        return kind(
             f"Neutron of site {self.site} {what}; try again, or tell the site's operator",
             sites=[self.site],
             retry_after=RETRY_AFTER_S,

@@ -14,12 +14,11 @@ from typing import Any
 from diminet.errors import NetworkNotFound, SiteUnreachable
 from diminet.model import AddressRange, SubnetFacts, SubnetShape
 from diminet.south.neutron import marks
-from diminet.south.neutron.neutron import Json, Neutron, Refused
+from diminet.south.neutron.neutron import Failed, Json, Neutron, Refused
+from diminet.south.neutron.recent import Recent
 
 Show = Callable[[str], Awaitable[Json]]
 LATE_S = 120.0  # seconds in which a change that Neutron did not answer may still be done
-RECENT_S = 2.0  # seconds for which what was just read or written need not be read again
-MOST_RECENT = 1000  # networks
 SELF_MADE = {"slaac", "dhcpv6-stateless"}  # address modes in which hosts choose (RFC 4862)
 
 
@@ -45,31 +44,25 @@ class Subnets:
         self._neutron = neutron
         self._late_s = late_s
         self._unanswered: dict[str, float] = {}  # subnet -> when a change of it had no answer
-        self._recent: dict[str, tuple[list[Json], float]] = {}  # network -> its subnets, and when
+        self._recent = Recent[list[Json]]()
 
     async def of(self, network_id: str) -> list[Json]:
         what = f"list the subnets of network {network_id}"
         found = await self._neutron.list(what, "/subnets", "subnets", network_id=network_id)
-        self._remember(network_id, found)
+        self._recent.note(network_id, found)
         return found
 
     async def recent(self, network_id: str) -> list[Json]:
         """As `of`, as they were read or written here within the last seconds."""
-        found, at = self._recent.get(network_id, ([], -math.inf))
-        return found if monotonic() < at + RECENT_S else await self.of(network_id)
+        found = self._recent.get(network_id)
+        return await self.of(network_id) if found is None else found
 
     def none_yet(self, network_id: str) -> None:
         """The network has just been made here."""
-        self._remember(network_id, [])
+        self._recent.note(network_id, [])
 
     def has_none_yet(self, network_id: str) -> bool:
-        found, at = self._recent.get(network_id, ([], -math.inf))
-        return not found and monotonic() < at + RECENT_S
-
-    def _remember(self, network_id: str, found: list[Json]) -> None:
-        if len(self._recent) >= MOST_RECENT:
-            self._recent.clear()
-        self._recent[network_id] = (found, monotonic())
+        return self._recent.get(network_id) == []
 
     async def changed(self) -> dict[str, list[Json]]:
         """Tenants' subnets that carry how they were, by network."""
@@ -77,20 +70,27 @@ class Subnets:
         what = "look for subnets that DIMINET changed"
         for subnet in await self._neutron.list(what, "/subnets", "subnets", tags=marks.CHANGED):
             found.setdefault(subnet["network_id"], []).append(subnet)
+        for network_id in found:
+            self._recent.forget(network_id)  # this is newer
         return found
 
     async def shape(self, network_id: str, shape: SubnetShape, show: Show, *, make: bool) -> None:
         """The caller sees to it that no two run at once for one network. show: reads it. What was just
         read need not be read again; after a write it is."""
         found = await self.recent(network_id)
-        self._recent.pop(network_id, None)
+        before = _with_cidr(found, shape.cidr)
+        if before is None and not make:
+            return
+        seen_at = self._recent.take(network_id)
         try:
-            before = _with_cidr(found, shape.cidr)
-            others = [subnet for subnet in found if subnet is not before]
-            if before is not None:
-                self._remember(network_id, [*others, await self._change(before, shape)])
-            elif make:
-                self._remember(network_id, [*others, await self._make(await show(network_id), shape)])
+            if before is None:
+                after = await self._make(await show(network_id), shape)
+            else:
+                after = await self._change(before, shape)
+            if after is before:
+                self._recent.put_back(network_id, found, seen_at)
+            else:
+                self._recent.note(network_id, [*(s for s in found if s is not before), after])
         except Refused as refusal:
             if refusal.status == 404:
                 raise NetworkNotFound(
@@ -154,6 +154,8 @@ class Subnets:
         what = f"set pools and gateway of subnet {cidr} ({subnet_id})"
         try:
             answer = await self._neutron.put(what, f"/subnets/{subnet_id}", {"subnet": change})
+        except Failed:
+            raise
         except SiteUnreachable:
             now = monotonic()
             over = [one for one, at in self._unanswered.items() if now >= at + self._late_s]
