@@ -260,18 +260,26 @@ class SyncEntry(Wire):
     spare: dict[str, int] = {}
 
 
+class Count(Wire):
+    """How often a site's database was written. proof: its own word for that number, which nobody else can
+    make (`logic.restored.proof`)."""
+
+    writes: int = Field(default=0, ge=0, lt=2**62)
+    proof: str = Field(default="", max_length=64)
+
+
 class SyncReport(Wire):
-    """writes: how often the sender's database was written. seen: the highest such count that it knows of the
-    receiver: one that is behind it has an older copy. fenced: the sender has one, and asks for all that the
-    receiver knows; its own part means nothing. minted: in the answer to that, service -> VNI of the sender's
-    number, for all that are not over."""
+    """count: of the sender. seen: the highest one that it has been told by the receiver: whose database is
+    behind it has an older copy. fenced: the sender has one, and asks for all that the receiver knows; its
+    own part means nothing. minted: in the answer to that, service -> VNI of the asker's number, for all
+    that are not over."""
 
     site: str
     number: int
     incarnation: str
     services: tuple[SyncEntry, ...]
-    writes: int = Field(default=0, ge=0, lt=2**62)
-    seen: int = Field(default=0, ge=0, lt=2**62)
+    count: Count = Count()
+    seen: Count = Count()
     fenced: bool = False
     minted: dict[str, int] = {}
 

@@ -126,6 +126,7 @@ class Faults:
             site.crash("to be restored")
             site.disk.bring_back(self.images.pop(site.name), self.world.uuid())
             self.world.checks.restored(site)
+            self.workload.forgotten(site.name)
             self._step(site.name, "database restored")
             self._restart(site)
         else:

@@ -259,7 +259,19 @@ class SimulatedVim:
             for network_id in target.networks
             if network_id not in known
         )
-        return (*made, *joined)
+        found = (*made, *joined)
+        known = {remains.network_id for remains in found}
+        changed = (
+            Remains(
+                service_id="",
+                project_id=self.networks[network_id].project_id,
+                network_id=network_id,
+                shapes=tuple(shapes.values()),
+            )
+            for network_id, shapes in self.before.items()
+            if shapes and network_id in self.networks and network_id not in known
+        )
+        return (*found, *changed)
 
     async def mark(self, name: str) -> str | None:
         return self.marks.get(name)

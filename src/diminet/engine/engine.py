@@ -25,6 +25,7 @@ from diminet.engine.pools import Pools
 from diminet.engine.ports import ServiceRow, Tx
 from diminet.engine.reconciler import Reconciler
 from diminet.engine.refusals import Refusals
+from diminet.engine.rejoining import Rejoining
 from diminet.engine.requests import Requests
 from diminet.engine.reservations import Reservations
 from diminet.engine.reserving import Reserving
@@ -81,7 +82,8 @@ class Engine:
         self.changes = Changes(here, self.coordinator, self.pools)
         self.takeover = Takeover(here, self.coordinator)
         homecoming = Homecoming(here, self.participant, self.coordinator, self.outbox)
-        self.fencing = Fencing(here, self.coordinator, self.takeover, homecoming)
+        rejoining = Rejoining(here, self.coordinator, self.takeover, homecoming)
+        self.fencing = Fencing(here, rejoining)
         self.sync_ = Sync(
             here,
             self.participant,
@@ -110,7 +112,7 @@ class Engine:
             views,
             self.resuming,
             self.takeover,
-            self.fencing,
+            rejoining,
         )
 
     # -- Horizontal ----------------------------------------------------------------------------------

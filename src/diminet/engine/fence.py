@@ -1,4 +1,4 @@
-"""What an instance on a restored database does not do yet (docs/adr/0019): asked in the transaction that
+"""What an instance on a restored database does not do yet (docs/adr/0020): asked in the transaction that
 would do it."""
 
 from diminet.engine.instance import Instance

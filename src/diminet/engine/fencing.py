@@ -1,36 +1,30 @@
-"""A restored database is not trusted (DESIGN section 5, docs/adr/0019): it is noticed, and its services come
-back to what they have become, one by one, as soon as all their members have told.
+"""A restored database is not trusted (DESIGN section 5, docs/adr/0020): it is noticed, and fenced until the
+others have told what became of what it shares with them.
 
     older copy noticed ─▶ SITE and every service fenced ─▶ what the VIM has and we do not know: adopted
-                                                              │
-      all members have told of a service ◀────────────────────┤
-        │ it is deleted: buried; nobody shares it: left       ▼
-        │ another masters it: its document, the blocks as     all sites of the directory have told what they
-        │ their owners say they are                           share with us and which VNIs of ours they use
-        ▼ we master it: the same, and an epoch behind a gap     │
-      fence of the service lifted                               ▼
-                                            fence of SITE lifted: what nobody knows is undone
+                                                             │
+        each service: `rejoining` ◀──────────────────────────┤
+                                                             ▼
+              all sites of the directory have told what they share with us and which VNIs of ours
+              they use, and what was adopted has come back with its service or is no part of it
+                                                             │
+                                                             ▼
+                               fence of SITE lifted: what nobody knows is undone
 """
 
 import asyncio
-from collections.abc import Mapping
-from collections.abc import Set as AbstractSet
 
 import structlog
 
-from diminet.engine.coordinator import Coordinator
-from diminet.engine.following import same_service
-from diminet.engine.homecoming import Homecoming
 from diminet.engine.instance import Instance
-from diminet.engine.ports import NOBODY, SITE, HeldBlock, PeerRow, ServiceRow, Tx
+from diminet.engine.ports import NOBODY, SITE, PeerRow, Tx
 from diminet.engine.reconciler import MARK, as_mark, database_of, writes_of
 from diminet.engine.recovery import Recovery
-from diminet.engine.takeover import Takeover
-from diminet.errors import DiminetError, ResourceBusy
+from diminet.engine.rejoining import Rejoining
+from diminet.errors import DiminetError
 from diminet.logic import identifiers, restored
-from diminet.logic.blocks import belongs
-from diminet.messages import Context, DocumentPut, Snapshot, SyncEntry, SyncReport, Tombstone
-from diminet.model import Document, Epoch, Event
+from diminet.messages import Count, SyncEntry, SyncReport
+from diminet.model import Document
 
 PAGE = 200  # services looked at in one transaction
 
@@ -38,16 +32,11 @@ log = structlog.get_logger()
 
 
 class Fencing:
-    def __init__(
-        self, here: Instance, coordinator: Coordinator, takeover: Takeover, homecoming: Homecoming
-    ) -> None:
+    def __init__(self, here: Instance, rejoining: Rejoining) -> None:
         self.here = here
-        self.coordinator = coordinator
-        self.participant = coordinator.participant
-        self.takeover = takeover
-        self.homecoming = homecoming
+        self.rejoining = rejoining
+        self.reconciler = rejoining.participant.reconciler
         self.rested = False  # what the instance before us had sent out is answered or given up
-        self.told: dict[str, frozenset[str]] = {}  # site -> the services that it shares with us
 
     # -- noticing ------------------------------------------------------------------------------------
 
@@ -57,7 +46,7 @@ class Fencing:
         meta = await self.here.store.read(lambda tx: tx.meta())
         if mark is None or database_of(mark) != meta.database_id:
             return
-        if restored.is_behind(meta.writes, writes_of(mark)):
+        if writes_of(mark) > meta.writes:
             await self._behind(writes_of(mark), "the VIM")
         elif writes_of(mark) < meta.writes:
             await self.here.south.set_mark(MARK, as_mark(meta))
@@ -66,41 +55,33 @@ class Fencing:
         """Of a peer: what it has told of itself, and what it has seen of us."""
 
         def decide(tx: Tx) -> bool:
-            before = tx.peer(site)
-            writes = max(before.writes if before else 0, report.writes if report else 0)
-            now = self.here.clock.now()
-            tx.save_peer(PeerRow(site=site, incarnation=incarnation, writes=writes, seen_at=now))
-            return report is not None and restored.is_behind(tx.meta().writes, report.seen)
+            before, now = tx.peer(site), self.here.clock.now()
+            counts = [before.count if before else Count(), report.count if report else Count()]
+            count = max(counts, key=lambda c: c.writes)
+            tx.save_peer(PeerRow(site=site, incarnation=incarnation, count=count, seen_at=now))
+            if report is None:
+                return False
+            meta = tx.meta()
+            return restored.is_older(meta.key, meta.writes, report.seen.writes, report.seen.proof)
 
         if await self.here.store.write(decide) and report is not None:
-            await self._behind(report.seen, f"site {site}")
+            await self._behind(report.seen.writes, f"site {site}")
 
     async def _behind(self, seen: int, who: str) -> None:
-        """A database whose sites have all told once is not fenced again by what they remember."""
+        """While it is fenced the database is not fenced again: what it writes now is known."""
 
         def decide(tx: Tx) -> bool:
             fresh = not tx.fenced(SITE)
             tx.outbid_writes(seen)
             if fresh:
                 tx.fence(self.here.clock.uuid())
-                tx.add_event(self._event("fenced", None, None, by=who, seen=seen))
+                tx.add_event(self.here.event("fenced", self.here.context(), None, by=who, seen=seen))
             return fresh
 
         if await self.here.store.write(decide):
-            self.rested, self.told = False, {}
-            self.participant.reconciler.adopted = False
+            self.rested = self.reconciler.adopted = False
+            self.rejoining.sharing = {}
             log.warning("restored", seen=seen, by=who, what="the database is an older copy: fenced")
-
-    def _event(self, kind: str, service_id: str | None, project_id: str | None, **detail: object) -> Event:
-        return Event(
-            at=self.here.clock.now(),
-            kind=kind,
-            service_id=service_id,
-            project_id=project_id,
-            request_id=None,
-            site=self.here.name,
-            detail=detail,
-        )
 
     # -- telling -------------------------------------------------------------------------------------
 
@@ -111,8 +92,8 @@ class Fencing:
             number=self.here.number,
             incarnation=meta.incarnation,
             services=tuple(entries),
-            writes=meta.writes,
-            seen=peer.writes if peer else 0,
+            count=Count(writes=meta.writes, proof=restored.proof(meta.key, meta.writes)),
+            seen=peer.count if peer else Count(),
         )
 
     async def all_for(self, asker: str, report: SyncReport) -> SyncReport:
@@ -134,26 +115,23 @@ class Fencing:
                 minted[row.document.service_id] = vni
         return rows[-1].document.service_id if len(rows) == PAGE else None
 
-    # -- one round -----------------------------------------------------------------------------------
+    # -- the site ------------------------------------------------------------------------------------
 
     async def round(self) -> None:
         fences = await self.here.store.read(lambda tx: tx.fences())
-        if not fences:
-            return
-        if SITE in fences and not await self.adopt(fences):
+        if not fences or (SITE in fences and not await self.adopt(fences)):
             return
         if not self.rested:
             await self.here.clock.sleep(self.here.limits.request_timeout)
             self.rested = True
         if SITE in fences:
             await self._ask_all()
-        turns = asyncio.Semaphore(self.here.limits.parallel_repairs)
-        await asyncio.gather(*(self._try_rejoin(turns, service_id) for service_id in fences if service_id))
+        await self.rejoining.round([service_id for service_id in fences if service_id != SITE])
 
     async def adopt(self, fences: list[str]) -> bool:
         """What the VIM remembers and the copy does not; and what the copy remembers and the VIM does not,
         is put back already. False: an operator has to say first that this is our VIM."""
-        if self.participant.reconciler.adopted:
+        if self.reconciler.adopted:
             return True
         here = self.here
         mark = await here.south.mark(MARK)
@@ -170,17 +148,26 @@ class Fencing:
                         tx.save_connection(connection.model_copy(update={"made": False, "original": ()}))
 
         await here.store.write(decide)
-        self.participant.reconciler.adopted = True
+        self.reconciler.adopted = True
         return True
 
     async def _ask_all(self) -> None:
-        """All sites of the directory, also those that the copy shares nothing with."""
+        """All sites of the directory, also those that the copy shares nothing with; again, as long as one
+        of them names a service that was adopted and has not come back."""
+        sharing = self.rejoining.sharing
         sites = {site.name for site in await self.here.directory.sites()} - {self.here.name}
-        await asyncio.gather(*(self._ask(site) for site in sorted(sites - self.told.keys())))
-        if sites <= self.told.keys():
-            kept = frozenset[str]().union(*self.told.values())
-            await self.here.store.write(lambda tx: self._lift_site(tx, kept))
-            log.info("restored", what="all sites have told")
+        await asyncio.gather(*(self._ask(site) for site in sorted(sites - sharing.keys())))
+        if not sites <= sharing.keys():
+            return
+        away = await self.here.store.read(self._away)
+        naming = [(site, s) for site in sorted(sharing) for s in sorted(sharing[site] & away)]
+        if naming:
+            sharing.clear()
+            for site, service_id in naming:
+                await self._settle(site, service_id)
+            return
+        await self.here.store.write(self._lift)
+        log.info("restored", what="all sites have told")
 
     async def _ask(self, site: str) -> None:
         here = self.here
@@ -194,7 +181,7 @@ class Fencing:
             return
         await self.heard(site, report.incarnation, report)
         await here.store.write(lambda tx: self._keep_identifiers(tx, report))
-        self.told[site] = frozenset(entry.service_id for entry in report.services)
+        self.rejoining.sharing[site] = frozenset(entry.service_id for entry in report.services)
 
     def _keep_identifiers(self, tx: Tx, report: SyncReport) -> None:
         for service_id, vni in report.minted.items():
@@ -202,219 +189,38 @@ class Fencing:
                 k = vni % identifiers.KS_A_SITE
                 tx.take_identifier(service_id, k, k)
 
-    def _lift_site(self, tx: Tx, kept: AbstractSet[str]) -> None:
-        """What was adopted for a service that no site knows of is undone as any promise."""
-        tx.lift_fence(SITE)
-        tx.add_event(self._event("unfenced", None, None))
-        for row in tx.all_reservations():
-            if row.sender == NOBODY and row.service_id not in kept and not tx.fenced(row.service_id):
-                tx.add_reservation(row.model_copy(update={"expires_at": 0.0}))
+    @staticmethod
+    def _away(tx: Tx) -> set[str]:
+        """Services for which something was adopted and that are not back."""
+        adopted = {row.service_id for row in tx.all_reservations() if row.sender == NOBODY}
+        return {service_id for service_id in adopted if tx.service(service_id) is None}
 
-    # -- one service -----------------------------------------------------------------------------------
-
-    async def _try_rejoin(self, turns: asyncio.Semaphore, service_id: str) -> None:
-        async with turns:
-            row = await self.here.store.read(lambda tx: tx.service(service_id))
-            ctx = self.here.context(row.document.project_id if row else "diminet")
-            try:
-                await self.rejoin(ctx, service_id)
-            except DiminetError as error:
-                log.info("restored", service=service_id, code=error.code, message=error.message)
-
-    async def rejoin(self, ctx: Context, service_id: str, gone: AbstractSet[str] = frozenset()) -> None:
-        """Learn what has become of a fenced service and lift its fence. gone: sites that an operator has
-        declared gone for good. Raises Unavailable while a member does not answer, ResourceBusy while
-        what they tell is not of one piece."""
+    async def _settle(self, site: str, service_id: str) -> None:
+        """One that has us comes with the usual exchange (`sync`). If its master says that it is deleted,
+        or goes on without us, what was adopted for it is put back."""
         here = self.here
-        row, knows_all = await here.store.read(lambda tx: (tx.service(service_id), not tx.fenced(SITE)))
-        if row is None or row.document.tombstone or row.left is not None:
-            if row is None or row.applied == row.document.pair:
-                await here.store.write(lambda tx: tx.lift_fence(service_id))
-            return
-        told = await self._told(ctx, row.document, gone)
-        known = {
-            site: snap.document
-            for site, snap in told.items()
-            if snap.document is not None and same_service(row.document, snap.document)
-        }
-        if not known and (told or not (knows_all or gone)):
-            await self._leave(ctx, row, told, knows_all=knows_all)
-            return
-        best = max([row.document, *known.values()], key=lambda d: d.pair)
-        ours = here.name in (row.document.master, best.master)
-        masters = {row.document.master, best.master, *best.former}
-        buried = [d for site, d in known.items() if d.tombstone and (ours or site in masters)]
-        if buried:
-            await self._bury(ctx, row, buried[0], told)
-        elif best.master == here.name or best.master in gone:
-            await self._as_master(ctx, row, best, told, gone)
-        else:
-            await self._as_member(ctx, row, told[best.master], best, told)
-        await self.participant.reconciler.realise(service_id)
-        await here.tell_news()
-
-    async def _told(self, ctx: Context, document: Document, gone: AbstractSet[str]) -> dict[str, Snapshot]:
-        """By all members, and by who has said that it shares the service with us."""
-        told = await self.homecoming.told_by_all(ctx, document, gone)
-        for site in sorted(site for site, ids in self.told.items() if document.service_id in ids):
-            if site not in told and site not in gone:
-                told[site] = await self.here.peers.at(site).snapshot(ctx, document.service_id)
-        return told
-
-    async def _leave(
-        self, ctx: Context, row: ServiceRow, told: Mapping[str, Snapshot], *, knows_all: bool
-    ) -> None:
-        """Nobody shares it with us any more: it is deleted and forgotten, or we had left it. The fence stays
-        until it is taken down, so that nothing is given back."""
-        service_id = row.document.service_id
-        if not knows_all or any(snap.fenced for snap in told.values()):
-            raise ResourceBusy(f"no member knows service {service_id}; all sites are to be asked first")
-
-        def decide(tx: Tx) -> None:
-            current = tx.service(service_id)
-            if current is not None and current.document == row.document and current.left is None:
-                self.participant.leave(tx, ctx, current, row.document)
-                self._drop_promises(tx, service_id)
-
-        await self.here.store.write(decide)
-        await self.participant.reconciler.realise(service_id)
-
-    async def _bury(
-        self, ctx: Context, row: ServiceRow, document: Document, told: Mapping[str, Snapshot]
-    ) -> None:
-        service_id = row.document.service_id
-
-        def decide(tx: Tx) -> None:
-            current = tx.service(service_id)
-            if current is None or current.document.tombstone:
-                return
-            stone = Tombstone(service_id=service_id, document=document)
-            self.participant.entomb(tx, ctx, service_id, stone, proven=True)
-            if document.master == self.here.name:
-                self.coordinator.expect_members(tx, document, sorted(told))
-                self.coordinator.outbox.post(tx, ctx, service_id, sorted(told), "tombstone")
-            self._drop_promises(tx, service_id)
-
-        await self.here.store.write(decide)
-
-    async def _as_member(
-        self,
-        ctx: Context,
-        row: ServiceRow,
-        master: Snapshot,
-        best: Document,
-        told: Mapping[str, Snapshot],
-    ) -> None:
-        document = master.document
-        if master.fenced or document is None or document.pair < best.pair:
-            raise ResourceBusy(
-                f"site {best.master} does not know service {row.document.service_id} as others do",
-                sites=[best.master],
-            )
-        told_by_master = ctx.model_copy(update={"sender": best.master})
-
-        def decide(tx: Tx, *, take: bool) -> None:
-            if not self._recollect(tx, row, document, told):
-                return
-            if take and document.pair > row.document.pair:
-                put = DocumentPut(document=document)
-                self.participant.take(tx, told_by_master, put, confirmed=True)
-            self._done(tx, document)
-
         try:
-            await self.here.store.write(lambda tx: decide(tx, take=True))
-        except ResourceBusy:  # what was allowed since is forgotten, and the master is to be told so
-            await self.here.store.write(lambda tx: decide(tx, take=False))
+            snapshot = await here.peers.at(site).snapshot(here.context(), service_id)
+            hint = snapshot.document
+            if hint is not None and hint.master not in (site, here.name):
+                snapshot = await here.peers.at(hint.master).snapshot(here.context(), service_id)
+        except DiminetError as error:
+            log.info("restored", service=service_id, code=error.code, message=error.message)
+            return
+        document = snapshot.document
+        if document is not None and self._is_over(document, confirmed=snapshot.confirmed):
+            await here.store.write(lambda tx: self.rejoining.drop_promises(tx, service_id))
 
-    async def _as_master(
-        self,
-        ctx: Context,
-        row: ServiceRow,
-        best: Document,
-        told: Mapping[str, Snapshot],
-        gone: AbstractSet[str],
-    ) -> None:
-        """First what was, then an epoch of its own, so that nothing is written again under an old pair."""
-        here, service_id = self.here, row.document.service_id
-
-        def recollect(tx: Tx) -> None:
-            if not self._recollect(tx, row, best, told):
-                return
-            if best.pair > row.document.pair:
-                self.participant.accept(tx, ctx, best, ())
-            self.coordinator.expect_members(tx, best, [*best.departed])
-            tx.raise_fence(service_id)
-
-        def lift(tx: Tx) -> None:
-            tx.lift_fence(service_id)
-            self._done(tx, best)
-
-        await here.store.write(recollect)
-        members = {m.site for m in best.members}
-        away = {s for s, snap in told.items() if snap.document is None or self._has_left(snap)}
-        behind = restored.epoch_behind(best, self._promised(row, told))
-        votes = frozenset((gone | away) & members)
-        await self.takeover.run(ctx, service_id, votes, behind=behind, lift=lift)
-
-    @staticmethod
-    def _has_left(snapshot: Snapshot) -> bool:
-        return snapshot.state is not None and snapshot.state.left is not None
-
-    @staticmethod
-    def _promised(row: ServiceRow, told: Mapping[str, Snapshot]) -> Epoch | None:
-        votes = [row.promised, *(snap.promised for snap in told.values())]
-        return max((vote for vote in votes if vote is not None), default=None)
-
-    def _recollect(self, tx: Tx, row: ServiceRow, document: Document, told: Mapping[str, Snapshot]) -> bool:
-        """Votes, blocks and numbered requests as the members know them; the fence is lifted for what else
-        the transaction does. False: it was lifted meanwhile."""
-        service_id = row.document.service_id
-        current = tx.service(service_id)
-        if not tx.fenced(service_id) or current is None or current.document != row.document:
+    def _is_over(self, document: Document, *, confirmed: bool) -> bool:
+        """For us; what we master comes home also if it is deleted (`homecoming`)."""
+        if document.master == self.here.name:
             return False
-        tx.lift_fence(service_id)
-        promised = self._promised(row, told)
-        tx.save_service(current.model_copy(update={"promised": promised}), expect=row.document.pair)
-        self._recollect_blocks(tx, document, told)
-        for site, snapshot in told.items():
-            for cidr, number in snapshot.asked.items():
-                if tx.grant(service_id, site, cidr, number) is None:
-                    tx.add_grant(service_id, site, cidr, number, ())
-        return True
+        return document.tombstone or (confirmed and document.member(self.here.name) is None)
 
-    def _recollect_blocks(self, tx: Tx, document: Document, told: Mapping[str, Snapshot]) -> None:
-        service_id, kind = document.service_id, self.here.type_of(document.type)
-        held = {(h.block.cidr, h.block.index): h for h in tx.blocks(service_id)}
-        belonging = {
-            site: [
-                block for block in snapshot.blocks if belongs(block, kind.block_size(document, block.cidr))
-            ]
-            for site, snapshot in told.items()
-        }
-        now = restored.recollect((h.block for h in held.values()), belonging, self.here.name)
-        news = [
-            HeldBlock(block=block)
-            for block in now
-            if (block.cidr, block.index) not in held or held[block.cidr, block.index].block != block
-        ]
-        tx.put_blocks(service_id, news)
-
-    def _done(self, tx: Tx, document: Document) -> None:
-        """What is ours from here on has versions that were never used."""
-        service_id = document.service_id
-        row = tx.service(service_id)
-        tx.lift_fence(service_id)
-        if row is not None and row.left is None:
-            mine = [h for h in tx.blocks(service_id) if h.block.owner == self.here.name]
-            tx.put_blocks(
-                service_id,
-                [h.model_copy(update={"block": restored.outbid(h.block, self.here.name)}) for h in mine],
-            )
-        self._drop_promises(tx, service_id)
-        tx.add_event(self._event("unfenced", service_id, document.project_id))
-
-    def _drop_promises(self, tx: Tx, service_id: str) -> None:
-        """Of before, which no document has taken up."""
-        for promise in tx.reservations_of_service(service_id):
-            if promise.sender == NOBODY:
-                tx.add_reservation(promise.model_copy(update={"expires_at": 0.0}))
+    def _lift(self, tx: Tx) -> None:
+        """What was adopted and has not come back is undone as any promise."""
+        tx.lift_fence(SITE)
+        tx.add_event(self.here.event("unfenced", self.here.context(), None))
+        for service_id in {row.service_id for row in tx.all_reservations() if row.sender == NOBODY}:
+            if not tx.fenced(service_id):
+                self.rejoining.drop_promises(tx, service_id)

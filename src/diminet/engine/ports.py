@@ -20,6 +20,7 @@ from diminet.messages import (
     Change,
     ChangeAnswer,
     Context,
+    Count,
     DocumentPut,
     Hello,
     MemberState,
@@ -319,22 +320,24 @@ class OutboxRow(Model):
 
 
 class PeerRow(Model):
-    """writes: the highest count of its database that the site has told."""
+    """count: the highest one of its database that the site has told."""
 
     site: str
     number: int | None = None
     incarnation: str | None = None
-    writes: int = 0
+    count: Count = Count()
     seen_at: float | None = None
 
 
 class Meta(Model):
     """Of this database. incarnation: new after restore or re-install. writes: raised by every transaction;
-    a site that has shown a higher one before has an older copy of its database."""
+    a site that has shown a higher one before has an older copy of its database. key: proves that (never
+    told)."""
 
     database_id: str
     incarnation: str
     writes: int
+    key: str
 
 
 class Figures(Model):
@@ -533,7 +536,7 @@ class Tx(Protocol):
     def outbid_writes(self, seen: int) -> None:
         """The count of writes goes on behind `seen`."""
 
-    # a restored database (docs/adr/0019)
+    # a restored database (docs/adr/0020)
     def fence(self, incarnation: str) -> None:
         """This is an older copy: SITE and every live service are fenced; what was under way then is not
         carried on (no intents), what was promised then is kept as nobody's until it is known what became

@@ -314,7 +314,7 @@ class Reconciler:
     async def trusts_vim(self) -> bool:
         """May what this database does not know of be taken for left over? Not if the VIM was last used
         with another database, or this one is an older copy: then it may be all that is left of live
-        services (`diminet recover`, docs/adr/0019)."""
+        services (`diminet recover`, docs/adr/0020)."""
         meta, fenced = await self.here.store.read(lambda tx: (tx.meta(), tx.fenced(SITE)))
         mark = await self.here.south.mark(MARK)
         if mark is None:
@@ -331,7 +331,10 @@ class Reconciler:
         if not await self.trusts_vim():
             return
         remains = await self.here.south.remains()
-        known = {f"{r.service_id} {r.network_id}": r for r in remains if r.made or not r.service_id}
+        fenced = await self.here.store.read(lambda tx: tx.fenced(SITE))
+        # Which service a subnet was changed for the VIM does not say: maybe for one that is to come back.
+        swept = (r for r in remains if r.made or not (r.service_id or fenced))
+        known = {f"{r.service_id} {r.network_id}": r for r in swept}
         most = self.here.limits.round_batch
         names = sorted(name for name in known if name > self.sweeping.after)[:most]
         self.sweeping.took(names, most)

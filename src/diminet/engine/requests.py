@@ -8,13 +8,13 @@ from diminet.engine import fence
 from diminet.engine.changes import Changes
 from diminet.engine.coordinator import Coordinator
 from diminet.engine.detaching import Detaching
-from diminet.engine.fencing import Fencing
 from diminet.engine.forgetting import Forgetting
 from diminet.engine.instance import Instance
 from diminet.engine.outbox import Outbox
 from diminet.engine.participant import Participant
 from diminet.engine.pools import Pools
 from diminet.engine.ports import ServiceFilter, ServiceRow, Tx
+from diminet.engine.rejoining import Rejoining
 from diminet.engine.repeats import Repeats
 from diminet.engine.resuming import Resuming
 from diminet.engine.takeover import Takeover
@@ -63,7 +63,7 @@ class Requests:
         views: Views,
         resuming: Resuming,
         takeover: Takeover,
-        fencing: Fencing,
+        rejoining: Rejoining,
     ) -> None:
         self.here = here
         self.coordinator = coordinator
@@ -74,7 +74,7 @@ class Requests:
         self.views = views
         self.resuming = resuming
         self.takeover_ = takeover
-        self.fencing = fencing
+        self.rejoining = rejoining
         self.forgetting = Forgetting(here, outbox, pools)
         self.detaching = Detaching(here, participant)
         self.repeats = Repeats(here)
@@ -376,7 +376,7 @@ class Requests:
                 raise NotAuthorised("a takeover is for operators: it needs the role admin")
             row = await self._row(service_id)
             if await self.here.store.read(lambda tx: tx.fenced(service_id)):
-                await self._in_time(ctx, service_id, self.fencing.rejoin(ctx, service_id, gone))
+                await self._in_time(ctx, service_id, self.rejoining.rejoin(ctx, service_id, gone))
             elif row.document.epoch.site != self.here.number or fenced(row.document, row.promised):
                 await self._in_time(ctx, service_id, self.takeover_.run(ctx, service_id, gone))
         except DiminetError as error:

@@ -30,6 +30,7 @@ from diminet.errors import (
     SiteRefused,
     SiteUnreachable,
 )
+from diminet.logic import restored
 from diminet.logic import takeover as logic
 from diminet.logic.takeover import Ballot
 from diminet.messages import Context, Vote, VoteRequest
@@ -61,11 +62,12 @@ class Takeover:
 
     def _vote(self, tx: Tx, ctx: Context, service_id: str, request: VoteRequest) -> Vote:
         here, candidate = self.here, ctx.sender or self.here.name
-        fence.refuse(here, tx, service_id)
         row = tx.service(service_id)
         if row is None or row.left is not None or row.document.tombstone:
             raise ServiceNotFound(f"site {here.name} has no part in service {service_id}", sites=[here.name])
         held = row.document
+        if not restored.is_behind_all(request.epoch, held, row.promised):
+            fence.refuse(here, tx, service_id)  # what it has voted for since is forgotten
         ballot = logic.ballot(held, row.promised, candidate, request.epoch, request.pair)
         if ballot is Ballot.STRANGER:
             raise NotAuthorised(f"site {candidate} is not a member of service {service_id}")

@@ -1,9 +1,10 @@
-"""What a site may still believe of itself when its database is an older copy (docs/adr/0019). Pure.
+"""What a site may still believe of itself when its database is an older copy (docs/adr/0020). Pure.
 
 Whatever it wrote and forgot has a number just above the copy's: of a block at most a few versions, of a
 document's master an epoch. What it writes now leaves a gap of `GAP`, so that no number is used again.
 """
 
+import hmac
 from collections.abc import Iterable, Mapping
 
 from diminet.logic import blocks as block_logic
@@ -38,6 +39,18 @@ def epoch_behind(document: Document, promised: Epoch | None) -> Epoch:
     return Epoch(highest.n + GAP, highest.site)
 
 
-def is_behind(writes: int, seen: int) -> bool:
-    """Is a database of so many writes older than what was seen of it?"""
-    return seen > writes
+def is_behind_all(epoch: Epoch, document: Document, promised: Epoch | None) -> bool:
+    """May a site that has forgotten votes vote for that epoch? Nothing that it forgot is as high."""
+    return epoch.n > epoch_behind(document, promised).n
+
+
+def proof(key: str, writes: int) -> str:
+    """HMAC-SHA256 (RFC 2104) of the count, in hexadecimal: others keep it and can give it back, but
+    cannot make one for a higher count."""
+    return hmac.digest(key.encode(), str(writes).encode(), "sha256").hex()
+
+
+def is_older(key: str, writes: int, seen: int, seen_proof: str) -> bool:
+    """Is a database of that key and so many writes an older copy of what somebody has seen of it? What it
+    cannot have told counts for nothing."""
+    return seen > writes and hmac.compare_digest(proof(key, seen), seen_proof)

@@ -1,4 +1,4 @@
-"""What a restored database may not do yet (docs/adr/0019): one row for the site, one for each service."""
+"""What a restored database may not do yet (docs/adr/0020): one row for the site, one for each service."""
 
 import sqlalchemy as sa
 

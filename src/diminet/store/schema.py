@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import traceback
 import uuid
 from pathlib import Path
@@ -115,7 +116,7 @@ def give_identity(db: sa.Connection) -> None:
     """The one row of `meta`, when the database is new."""
     if db.execute(sa.select(meta.c.id)).first() is None:
         ids = {"database_id": str(uuid.uuid4()), "incarnation": str(uuid.uuid4())}
-        db.execute(meta.insert().values(id=1, writes=0, **ids))
+        db.execute(meta.insert().values(id=1, writes=0, key=secrets.token_hex(32), **ids))
 
 
 def version_of(db: sa.Connection) -> str | None:

@@ -46,6 +46,7 @@ meta = sa.Table(
     sa.Column("database_id", Id, nullable=False),
     sa.Column("incarnation", Id, nullable=False),
     sa.Column("writes", sa.BigInteger, nullable=False),
+    sa.Column("key", sa.String(64), nullable=False, server_default=""),
 )
 
 services = sa.Table(
