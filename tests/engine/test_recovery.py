@@ -37,7 +37,7 @@ async def lose_database(cloud, site):
     cloud.stores[site].close()
     cloud.stores[site] = SqlStore("sqlite://", threaded=False)
     await cloud.restart(site)
-    return Recovery(cloud.stores[site], cloud.vims[site], SystemClock(), site)
+    return Recovery(cloud.stores[site], cloud.vims[site], SystemClock())
 
 
 def test_an_empty_database_takes_nothing_down():

@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from diminet.engine.ports import HeldBlock, IntentRow, ServiceRow, Tx
+from diminet.engine.ports import NOBODY, HeldBlock, IntentRow, ServiceRow, Tx
 from diminet.model import Pair
 from diminet.store.store import SqlStore
 
@@ -101,13 +101,16 @@ class Recorder:
     def _by_right(self, row: ServiceRow, fresh: set[str]) -> None:
         document = row.document
         rids = {m.rid for m in document.members}
-        promised = {
-            promise.network_id
+        promises = [
+            promise
             for promise in self._tx.reservations_of_service(document.service_id)
-            if promise.rid in rids and promise.expires_at > self._now
-        }
+            if promise.expires_at > self._now
+        ]
+        promised = {promise.network_id for promise in promises if promise.rid in rids}
+        adopted = {promise.network_id for promise in promises if promise.sender == NOBODY}
         for network_id in sorted(fresh - promised):
             known = self._tx.authorised(document.service_id, network_id, document.project_id)
+            known = known or network_id in adopted
             self.lent.append((row, network_id, "no promise" if known else "no right"))
 
     def delete_service(self, service_id: str) -> None:

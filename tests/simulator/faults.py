@@ -120,9 +120,11 @@ class Faults:
         self._step(site.name, f"disk full for {site.storage_faults} writes")
 
     def restored(self) -> None:
-        """An older copy of a database is brought back."""
+        """An older copy of a database is brought back; not of two sites at once, which would know no more
+        than what is left of both."""
         site = self._site()
-        if site.name in self.images and self.rng.random() < 0.5:
+        whole = not any(s.disk.look(lambda tx: tx.fences()) for s in self.world.sites.values())
+        if site.name in self.images and whole and self.rng.random() < 0.5:
             site.crash("to be restored")
             site.disk.bring_back(self.images.pop(site.name), self.world.uuid())
             self.world.checks.restored(site)

@@ -51,6 +51,12 @@ class Quiet:
             if not member.deferred and not live(held):
                 yield "5", f"{member.site} does not hold {service_id} ({stage(held)}) of which it is a member"
 
+    def unfenced(self) -> Iterator[Complaint]:
+        """Whoever was restored has been told by all the others."""
+        for site in self.world.sites.values():
+            for service_id in site.disk.look(lambda tx: tx.fences()):
+                yield "5", f"{service_id or 'the site itself'} stays fenced at {site.name}"
+
     # -- at rest ---------------------------------------------------------------------------------------
 
     def at_rest(self) -> Iterator[Complaint]:

@@ -138,7 +138,7 @@ class Fencing:
         meta = await here.store.read(lambda tx: tx.meta())
         if mark is not None and database_of(mark) != meta.database_id:
             return False
-        await Recovery(here.store, here.south, here.clock, here.name).take_in()
+        await Recovery(here.store, here.south, here.clock).take_in()
         there = {(r.service_id, r.network_id) for r in await here.south.remains()}
 
         def decide(tx: Tx) -> None:

@@ -143,7 +143,7 @@ class Participant:
         promises = self._live(tx, document)
         ids = {r.resource_id for r in document.resources_of(here.name)}
         reserved = {p.network_id for p in promises}
-        authorised = {i for i in ids if tx.authorised(document.service_id, i, document.project_id)}
+        authorised = {i for i in ids if self._authorised(tx, document, i)}
         verdict = judge(
             held,
             row.left if row else None,
@@ -172,6 +172,15 @@ class Participant:
         elif verdict is Verdict.SAME:
             self.learn_blocks(tx, document, put.blocks, document.master)
         return verdict
+
+    def _authorised(self, tx: Tx, document: Document, network_id: str) -> bool:
+        """Once for this service; what was adopted (`recovery`), or promised by an older copy of our database,
+        was."""
+        key, now = (NOBODY, network_id, document.project_id), self.here.clock.now()
+        return tx.authorised(document.service_id, network_id, document.project_id) or any(
+            (row.sender, row.network_id, row.project_id) == key and row.expires_at > now
+            for row in tx.reservations_of_service(document.service_id)
+        )
 
     def _live(self, tx: Tx, document: Document) -> list[ReservationRow]:
         """Our promises on which the document takes us in."""
