@@ -24,7 +24,6 @@ from diminet.engine.rejoining import Rejoining
 from diminet.errors import DiminetError
 from diminet.logic import identifiers, restored
 from diminet.messages import Count, SyncEntry, SyncReport
-from diminet.model import Document
 
 PAGE = 200  # services looked at in one transaction
 
@@ -164,7 +163,10 @@ class Fencing:
         if naming:
             sharing.clear()
             for site, service_id in naming:
-                await self._settle(site, service_id)
+                try:
+                    await self._settle(site, service_id)
+                except DiminetError as error:
+                    log.info("restored", service=service_id, code=error.code, message=error.message)
             return
         await self.here.store.write(self._lift)
         log.info("restored", what="all sites have told")
@@ -196,26 +198,20 @@ class Fencing:
         return {service_id for service_id in adopted if tx.service(service_id) is None}
 
     async def _settle(self, site: str, service_id: str) -> None:
-        """One that has us comes with the usual exchange (`sync`). If its master says that it is deleted,
-        or goes on without us, what was adopted for it is put back."""
+        """One that has us comes with the usual exchange (`sync`), or home if it is ours. If its master says
+        that it is deleted, or goes on without us, what was adopted for it is put back."""
         here = self.here
-        try:
-            snapshot = await here.peers.at(site).snapshot(here.context(), service_id)
-            hint = snapshot.document
-            if hint is not None and hint.master not in (site, here.name):
-                snapshot = await here.peers.at(hint.master).snapshot(here.context(), service_id)
-        except DiminetError as error:
-            log.info("restored", service=service_id, code=error.code, message=error.message)
-            return
+        snapshot = await here.peers.at(site).snapshot(here.context(), service_id)
+        hint = snapshot.document
+        if hint is not None and hint.master not in (site, here.name):
+            snapshot = await here.peers.at(hint.master).snapshot(here.context(), service_id)
         document = snapshot.document
-        if document is not None and self._is_over(document, confirmed=snapshot.confirmed):
+        if document is None:
+            return
+        if document.master == here.name:
+            await self.rejoining.homecoming.take_in(document)
+        elif document.tombstone or (snapshot.confirmed and document.member(here.name) is None):
             await here.store.write(lambda tx: self.rejoining.drop_promises(tx, service_id))
-
-    def _is_over(self, document: Document, *, confirmed: bool) -> bool:
-        """For us; what we master comes home also if it is deleted (`homecoming`)."""
-        if document.master == self.here.name:
-            return False
-        return document.tombstone or (confirmed and document.member(self.here.name) is None)
 
     def _lift(self, tx: Tx) -> None:
         """What was adopted and has not come back is undone as any promise."""

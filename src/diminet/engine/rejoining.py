@@ -148,6 +148,7 @@ class Rejoining:
         def decide(tx: Tx, *, take: bool) -> None:
             if not self._recollect(tx, row, document, told):
                 return
+            self._keep_votes(tx, row, told)
             if take and document.pair > row.document.pair:
                 put = DocumentPut(document=document)
                 self.participant.take(tx, told_by_master, put, confirmed=True)
@@ -173,7 +174,8 @@ class Rejoining:
             if not self._recollect(tx, row, best, told):
                 return
             if best.pair > row.document.pair:
-                self.participant.accept(tx, ctx, best, ())
+                self.participant.accept(tx, ctx, best, ())  # our own, from before any vote
+            self._keep_votes(tx, row, told)
             self.coordinator.expect_members(tx, best, [*best.departed])
             tx.raise_fence(service_id)
 
@@ -198,21 +200,26 @@ class Rejoining:
         return max((vote for vote in votes if vote is not None), default=None)
 
     def _recollect(self, tx: Tx, row: ServiceRow, document: Document, told: Mapping[str, Snapshot]) -> bool:
-        """Votes, blocks and numbered requests as the members know them; the fence is lifted for what else
-        the transaction does. False: it was lifted meanwhile."""
+        """Blocks and numbered requests as the members know them; the fence is lifted for what else the
+        transaction does. False: it was lifted meanwhile."""
         service_id = row.document.service_id
         current = tx.service(service_id)
         if not tx.fenced(service_id) or current is None or current.document != row.document:
             return False
         tx.lift_fence(service_id)
-        promised = self._promised(row, told)
-        tx.save_service(current.model_copy(update={"promised": promised}), expect=row.document.pair)
         self._recollect_blocks(tx, document, told)
         for site, snapshot in told.items():
             for cidr, number in snapshot.asked.items():
                 if tx.grant(service_id, site, cidr, number) is None:
                     tx.add_grant(service_id, site, cidr, number, ())
         return True
+
+    def _keep_votes(self, tx: Tx, row: ServiceRow, told: Mapping[str, Snapshot]) -> None:
+        """The highest that anybody knows of may be ours."""
+        current = tx.service(row.document.service_id)
+        assert current is not None
+        update = {"promised": self._promised(row, told)}
+        tx.save_service(current.model_copy(update=update), expect=current.document.pair)
 
     def _recollect_blocks(self, tx: Tx, document: Document, told: Mapping[str, Snapshot]) -> None:
         service_id, kind = document.service_id, self.here.type_of(document.type)

@@ -65,7 +65,7 @@ class Sync:
         asker = ctx.sender or self.here.name
         await self.fencing.heard(asker, ctx.incarnation, theirs)
         if theirs is not None and theirs.fenced:
-            return await self.fencing.all_for(asker, await self.report(asker))
+            return await self.fencing.all_for(asker, await self.report(asker, left=True))
         if theirs is not None and asker not in self.taking_in:
             self.met[asker] = self.here.clock.now()
             self.taking_in.add(asker)
@@ -78,11 +78,13 @@ class Sync:
         finally:
             self.taking_in.discard(asker)
 
-    async def report(self, asker: str) -> SyncReport:
-        """What we have of every service that the other site has a part in."""
+    async def report(self, asker: str, *, left: bool = False) -> SyncReport:
+        """What we have of every service that the other site has a part in. left: also of those that we
+        have left for good."""
 
         def look(tx: Tx) -> SyncReport:
-            rows = [row for row in tx.services_shared_with(asker) if self._concerns(tx, row, asker)]
+            shared = tx.services_shared_with(asker)
+            rows = [row for row in shared if left or self._concerns(tx, row, asker)]
             return self.fencing.report(tx, asker, [self._entry(tx, row) for row in rows])
 
         return await self.here.store.read(look)
