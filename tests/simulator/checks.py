@@ -176,7 +176,10 @@ class Checks:
                 self._forgotten(site.name, row)
             else:
                 self._row(site, row)
-        self._called_active(site, done)
+        last = {row.document.service_id: row for row in done.rows if not isinstance(row, str)}
+        for row in last.values():  # nobody sees a row that a transaction writes on the way to that
+            self._called_active(site, row)
+            self._stays_deleted(site, row)
         if done.pruned:
             self._pruned(site)
         for service_id, held in blocks.items():
@@ -251,8 +254,6 @@ class Checks:
         document, service_id = row.document, row.document.service_id
         if old is not None and old.document.tombstone and not document.tombstone:
             self.fail("4", f"{service_id} is back at {site}, which had its tombstone")
-        if live(row) and service_id in self.deleted:
-            self.fail("4", f"{service_id} is live at {site} although its deletion was acknowledged")
         if old is not None and old.left is not None and live(row):
             me = document.member(site)
             if me is None or me.join <= old.left:
@@ -304,14 +305,18 @@ class Checks:
                 if (one_site, one) != (other_site, other) and overlap(cidr, other_cidr):
                     self.fail("2", f"at {site}, {cidr} of {one_site} reaches {other_cidr} of {other_site}")
 
-    def _called_active(self, site: "Site", done: "Recorder") -> None:
-        """What a transaction leaves; nobody sees a row that it writes on the way to that."""
-        for row in {row.document.service_id: row for row in done.rows if not isinstance(row, str)}.values():
-            document, key = row.document, (row.document.service_id, row.document.pair)
-            master = live(row) and document.epoch.site == site.number
-            if master and row.confirmed == document.pair and key not in self.active:
-                self.active.add(key)
-                self._held_by_all(document)
+    def _called_active(self, site: "Site", row: ServiceRow) -> None:
+        document, key = row.document, (row.document.service_id, row.document.pair)
+        master = live(row) and document.epoch.site == site.number
+        if master and row.confirmed == document.pair and key not in self.active:
+            self.active.add(key)
+            self._held_by_all(document)
+
+    def _stays_deleted(self, site: "Site", row: ServiceRow) -> None:
+        """Invariant 4; an older copy still has it, and does nothing with it."""
+        service_id = row.document.service_id
+        if live(row) and service_id in self.deleted and not site.disk.look(lambda tx: tx.fenced(service_id)):
+            self.fail("4", f"{service_id} is live at {site.name} although its deletion was acknowledged")
 
     def _held_by_all(self, document: Document) -> None:
         """Invariant 4: what is called ACTIVE is durable at every member (but, where the tenant said
@@ -361,10 +366,11 @@ class Checks:
 
     def _outbids(self, service_id: str, block: Block, versions: list[Block]) -> bool:
         """Behind a restore, with a gap: not what another site knows to be its own."""
+        if not versions or block.version <= len(versions):
+            return False
         key, last = (block.cidr, block.index), versions[-1]
         theirs = self.blocks[last.owner][service_id].get(key)
-        lost = last.owner == block.giver or theirs is None or theirs.owner != last.owner
-        return bool(versions) and block.version > len(versions) and lost
+        return last.owner == block.giver or theirs is None or theirs.owner != last.owner
 
     def _reclaims(self, site: "Site", service_id: str, last: Block) -> bool:
         """The master, what was given to a site that has left for good and never knew of it."""

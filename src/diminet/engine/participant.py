@@ -72,11 +72,21 @@ class Participant:
         return await self.states.state(service_id, put.document)
 
     async def _no_longer_promised(self, document: Document) -> None:
-        """The master goes on without us: an older document that is still on its way finds no promise,
-        so that the master may count on what this answer says."""
-        rows = await self.here.store.read(lambda tx: tx.reservations_of_service(document.service_id))
-        for rid in sorted({row.rid for row in rows if row.sender == document.master}):
+        """The master goes on without us: an older document that is still on its way finds no promise, and
+        nothing that was adopted stays, so that the master may count on what this answer says."""
+
+        def look(tx: Tx) -> list[ReservationRow]:
+            self._knows_all(tx, document.service_id)
+            return tx.reservations_of_service(document.service_id)
+
+        rows = await self.here.store.read(look)
+        for rid in sorted({row.rid for row in rows if row.sender in (document.master, NOBODY)}):
             await self.reservations.release(rid)
+
+    def _knows_all(self, tx: Tx, service_id: str) -> None:
+        """Raises Fenced while a restored database may have forgotten what is here of that service."""
+        if tx.service(service_id) is None:
+            fence.refuse_new(self.here, tx)
 
     async def _from_master(self, ctx: Context, document: Document) -> DocumentPut:
         """The document as its master has it: a document from anyone else is only a hint."""
@@ -420,8 +430,9 @@ class Participant:
         """proven: it comes from a master that we had not heard of, which was asked back."""
         row = tx.service(service_id)
         if row is None:
+            self._knows_all(tx, service_id)
             promises = tx.reservations_of_service(service_id)
-            if any(p.sender != (ctx.sender or self.here.name) for p in promises):
+            if any(p.sender not in (ctx.sender or self.here.name, NOBODY) for p in promises):
                 raise NotAuthorised(f"service {service_id} was not asked for by site {ctx.sender}")
             return
         if tombstone.settled and ctx.sender == row.document.master:
