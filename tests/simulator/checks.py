@@ -189,6 +189,7 @@ class Checks:
         """The site holds an older copy of its database now; what it has told since, it does not know."""
         self.voted = {key: epoch for key, epoch in self.voted.items() if key[0] != site.name}
         self.brought_back.add(site.name)
+        self.deleted = {service_id for service_id in self.deleted if not self._only_at(site.name, service_id)}
         everybody = set(self.world.sites)
         self.partners[site.name] |= everybody  # it asks all what they share with it
         rows = site.disk.look(lambda tx: [tx.service(i) for i in self.documents])
@@ -196,6 +197,11 @@ class Checks:
         for service_id in self.documents:
             held = site.disk.look(lambda tx, i=service_id: tx.blocks(i))
             self.blocks[site.name][service_id] = {(h.block.cidr, h.block.index): h.block for h in held}
+
+    def _only_at(self, site: str, service_id: str) -> bool:
+        """Nobody else was left in it, so nobody else knows that it was deleted."""
+        known = self.documents[service_id]
+        return {member.site for member in known[max(known)].members} == {site}
 
     def _pruned(self, site: "Site") -> None:
         """What is over may have gone by itself; the store's own pruning is not seen row by row."""

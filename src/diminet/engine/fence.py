@@ -2,7 +2,7 @@
 would do it."""
 
 from diminet.engine.instance import Instance
-from diminet.engine.ports import SITE, Tx
+from diminet.engine.ports import SITE, ServiceRow, Tx
 from diminet.errors import Fenced
 
 
@@ -22,7 +22,16 @@ def refuse_new(here: Instance, tx: Tx) -> None:
     if tx.fenced(SITE):
         raise Fenced(
             f"the database of site {here.name} was restored, and not all sites have told yet what they share "
-            "with it: nothing new is joined there until they have",
+            "with it: nothing new is joined there until they have, and what it does not know may exist",
             sites=[here.name],
             retry_after=here.limits.sync_interval,
         )
+
+
+def known(here: Instance, tx: Tx, service_id: str) -> ServiceRow | None:
+    """What is known here of that service; None: it has never been here, or is over. Raises Fenced while a
+    restored database may have forgotten it."""
+    row = tx.service(service_id)
+    if row is None:
+        refuse_new(here, tx)
+    return row

@@ -35,6 +35,7 @@ class Fencing:
         self.here = here
         self.rejoining = rejoining
         self.reconciler = rejoining.participant.reconciler
+        self.named: set[str] = set()  # services that we master, as others say
         self.rested = False  # what the instance before us had sent out is answered or given up
 
     # -- noticing ------------------------------------------------------------------------------------
@@ -79,7 +80,7 @@ class Fencing:
 
         if await self.here.store.write(decide):
             self.rested = self.reconciler.adopted = False
-            self.rejoining.sharing = {}
+            self.rejoining.sharing, self.named = {}, set()
             log.warning("restored", seen=seen, by=who, what="the database is an older copy: fenced")
 
     # -- telling -------------------------------------------------------------------------------------
@@ -162,6 +163,7 @@ class Fencing:
         naming = [(site, s) for site in sorted(sharing) for s in sorted(sharing[site] & away)]
         if naming:
             sharing.clear()
+            self.named.clear()
             for site, service_id in naming:
                 try:
                     await self._settle(site, service_id)
@@ -184,6 +186,8 @@ class Fencing:
         await self.heard(site, report.incarnation, report)
         await here.store.write(lambda tx: self._keep_identifiers(tx, report))
         self.rejoining.sharing[site] = frozenset(entry.service_id for entry in report.services)
+        live = (entry for entry in report.services if not entry.tombstone)
+        self.named |= {e.service_id for e in live if e.pair.epoch.site == here.number}
 
     def _keep_identifiers(self, tx: Tx, report: SyncReport) -> None:
         for service_id, vni in report.minted.items():
@@ -191,11 +195,10 @@ class Fencing:
                 k = vni % identifiers.KS_A_SITE
                 tx.take_identifier(service_id, k, k)
 
-    @staticmethod
-    def _away(tx: Tx) -> set[str]:
-        """Services for which something was adopted and that are not back."""
+    def _away(self, tx: Tx) -> set[str]:
+        """Services that are not back, but that we master, or for which something was adopted."""
         adopted = {row.service_id for row in tx.all_reservations() if row.sender == NOBODY}
-        return {service_id for service_id in adopted if tx.service(service_id) is None}
+        return {service_id for service_id in adopted | self.named if tx.service(service_id) is None}
 
     async def _settle(self, site: str, service_id: str) -> None:
         """One that has us comes with the usual exchange (`sync`), or home if it is ours. If its master says

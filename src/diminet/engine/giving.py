@@ -22,10 +22,14 @@ class Giving:
         self.here = here
         self.pools = pools
 
+    def _may_decide(self, tx: Tx, service_id: str) -> None:
+        fence.refuse(self.here, tx, service_id)
+        fence.known(self.here, tx, service_id)
+
     async def give(self, ctx: Context, service_id: str, request: BlockRequest) -> BlockGrant:
         """Give spare blocks to a member; if none is spare, free some out of the pool first."""
         requester = ctx.sender or self.here.name
-        await self.here.store.read(lambda tx: fence.refuse(self.here, tx, service_id))
+        await self.here.store.read(lambda tx: self._may_decide(tx, service_id))
         async with self.here.locks[f"give {service_id}"]:
             row = await self.here.store.read(lambda tx: tx.service(service_id))
             member = row.document.member(requester) if row and not row.document.tombstone else None

@@ -16,7 +16,7 @@ from diminet.engine.coordinator import Coordinator
 from diminet.engine.instance import Instance
 from diminet.engine.outbox import Outbox
 from diminet.engine.participant import Participant
-from diminet.engine.ports import NOBODY, HeldBlock, Tx
+from diminet.engine.ports import NOBODY, SITE, HeldBlock, Tx
 from diminet.errors import NotAuthorised, ResourceBusy, Unavailable
 from diminet.logic import blocks as block_logic
 from diminet.logic import identifiers
@@ -78,11 +78,12 @@ class Homecoming:
     ) -> None:
         service_id = document.service_id
         adopted = [r for r in tx.reservations_of_service(service_id) if r.sender == NOBODY]
-        if not adopted or tx.service(service_id) is not None:
+        if tx.service(service_id) is not None or not (adopted or tx.fenced(SITE)):
             return  # come back meanwhile, or discarded
         networks, projects = {r.network_id for r in adopted}, {r.project_id for r in adopted}
         ours = {r.resource_id for r in document.resources_of(self.here.name)}
-        if projects != {document.project_id} or not (buried or ours <= networks):
+        buried = buried or not adopted  # our part was never made, so nobody was told that it is active
+        if projects - {document.project_id} or not (buried or ours <= networks):
             raise NotAuthorised(
                 f"service {service_id} is not of the networks and the project that the VIM of site "
                 f"{self.here.name} remembers: compare with `diminet recover`",

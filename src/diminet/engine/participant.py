@@ -76,21 +76,22 @@ class Participant:
         nothing that was adopted stays, so that the master may count on what this answer says."""
 
         def look(tx: Tx) -> list[ReservationRow]:
-            self._knows_all(tx, document.service_id)
+            fence.known(self.here, tx, document.service_id)
             return tx.reservations_of_service(document.service_id)
 
         rows = await self.here.store.read(look)
         for rid in sorted({row.rid for row in rows if row.sender in (document.master, NOBODY)}):
             await self.reservations.release(rid)
 
-    def _knows_all(self, tx: Tx, service_id: str) -> None:
-        """Raises Fenced while a restored database may have forgotten what is here of that service."""
-        if tx.service(service_id) is None:
-            fence.refuse_new(self.here, tx)
-
     async def _from_master(self, ctx: Context, document: Document) -> DocumentPut:
         """The document as its master has it: a document from anyone else is only a hint."""
         snapshot = await self.here.peers.at(document.master).snapshot(ctx, document.service_id)
+        if snapshot.document is None and snapshot.fenced:
+            raise ResourceBusy(
+                f"the database of master {document.master} was restored, and does not know service "
+                f"{document.service_id} yet",
+                sites=[document.master],
+            )
         if snapshot.document is None or snapshot.document.tombstone:
             raise ServiceNotFound(
                 f"master {document.master} holds no service {document.service_id}",
@@ -428,9 +429,8 @@ class Participant:
         self, tx: Tx, ctx: Context, service_id: str, tombstone: Tombstone, *, proven: bool = False
     ) -> None:
         """proven: it comes from a master that we had not heard of, which was asked back."""
-        row = tx.service(service_id)
+        row = fence.known(self.here, tx, service_id)
         if row is None:
-            self._knows_all(tx, service_id)
             promises = tx.reservations_of_service(service_id)
             if any(p.sender not in (ctx.sender or self.here.name, NOBODY) for p in promises):
                 raise NotAuthorised(f"service {service_id} was not asked for by site {ctx.sender}")

@@ -161,7 +161,7 @@ class Requests:
     # -- read ----------------------------------------------------------------------------------------
 
     async def _row(self, service_id: str) -> ServiceRow:
-        row = await self.here.store.read(lambda tx: tx.service(service_id))
+        row = await self.here.store.read(lambda tx: fence.known(self.here, tx, service_id))
         hidden = row is not None and (
             row.left is not None or (row.settled and row.status != ProvisioningStatus.REVOKED)
         )
@@ -314,7 +314,7 @@ class Requests:
 
     async def handed_in(self, ctx: Context, service_id: str, change: Change) -> ChangeAnswer:
         """From a peer, for us as the master; a member that a joining site has asked passes it on."""
-        row = await self.here.store.read(lambda tx: tx.service(service_id))
+        row = await self.here.store.read(lambda tx: fence.known(self.here, tx, service_id))
         if row is None or row.left is not None or ctx.initiator.project_id != row.document.project_id:
             raise ServiceNotFound(f"there is no service {service_id} at site {self.here.name}")
         if row.document.epoch.site == self.here.number:

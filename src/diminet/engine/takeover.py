@@ -62,7 +62,7 @@ class Takeover:
 
     def _vote(self, tx: Tx, ctx: Context, service_id: str, request: VoteRequest) -> Vote:
         here, candidate = self.here, ctx.sender or self.here.name
-        row = tx.service(service_id)
+        row = fence.known(here, tx, service_id)
         if row is None or row.left is not None or row.document.tombstone:
             raise ServiceNotFound(f"site {here.name} has no part in service {service_id}", sites=[here.name])
         held = row.document
