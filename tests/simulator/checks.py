@@ -251,7 +251,10 @@ class Checks:
         before = self.vnis.get(vni)
         if before is not None:
             for name, site in self.world.sites.items():
-                if before in site.vim.targets or live(self.rows[name].get(before)):
+                fenced = site.disk.look(
+                    lambda tx: tx.fenced(before)
+                )  # an older copy: nothing is done with it
+                if before in site.vim.targets or (live(self.rows[name].get(before)) and not fenced):
                     self.fail("3", f"VNI {vni} of {before[:8]}, still at {name}, is given to another service")
         self.vnis[vni] = document.service_id
 

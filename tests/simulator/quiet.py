@@ -158,6 +158,7 @@ class Quiet:
                 yield "3", f"network {network_id}, made for {network.ours}, is left at {site.name}"
             birth = self.workload.births[site.name].get(network_id)
             mine = birth is None or network_id in stretched or network_id in self.workload.damaged
+            mine = mine or network_id in site.vim.gateways_in_use
             if not mine and self.workload.shapes(site, network_id) != birth:
                 yield "3", f"network {network_id} of {site.name} is not as it was before"
         for network_id in self.workload.births[site.name].keys() - site.vim.networks.keys():

@@ -57,6 +57,7 @@ class SimulatedVim:
         self.ports_made = 0
         self.filters: dict[str, tuple[Ingress, ...]] = {}
         self.marks: dict[str, str] = {}
+        self.gateways_in_use: set[str] = set()  # networks whose gateway could not be put back
         self.before: dict[str, dict[str, SubnetShape]] = {}  # as a real one remembers what we changed
 
     def _call(self, name: str) -> None:
@@ -187,6 +188,7 @@ class SimulatedVim:
         if not make and all(s.cidr != shape.cidr for s in network.subnets):
             return
         if shape.gateway_ip in self.port_rows[network_id]:
+            self.gateways_in_use.add(network_id)
             raise SiteRefused(f"a port uses {shape.gateway_ip}")
         if network.ours is None:
             self._remember(network, shape)

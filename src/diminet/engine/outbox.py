@@ -109,6 +109,10 @@ class Outbox:
         return None
 
     def _later(self, tx: Tx, row: OutboxRow, refusal: DiminetError | None = None) -> None:
+        """What nobody has taken out meanwhile, because it is for another master now or for nobody."""
+        posted = tx.outbox(service_id=row.service_id)
+        if all((o.peer, o.kind, o.rid) != (row.peer, row.kind, row.rid) for o in posted):
+            return
         if refusal and tx.intent(row.service_id) is None:  # what is being changed is refused by ourselves
             told = {"refused": refusal.message, "code": refusal.code, "networks": refusal.networks}
             row = row.model_copy(update={"refusals": row.refusals + 1, **told})

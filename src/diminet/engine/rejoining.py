@@ -101,6 +101,10 @@ class Rejoining:
         service_id = row.document.service_id
         if not knows_all or any(snap.fenced for snap in told.values()):
             raise ResourceBusy(f"no member knows service {service_id}; all sites are to be asked first")
+        if row.document.master == self.here.name:
+            await self._bury(ctx, row, row.document, told)
+            await self.participant.reconciler.realise(service_id)
+            return
 
         def decide(tx: Tx) -> None:
             current = tx.service(service_id)
@@ -173,8 +177,10 @@ class Rejoining:
         def recollect(tx: Tx) -> None:
             if not self._recollect(tx, row, best, told):
                 return
-            if best.pair > row.document.pair:
-                self.participant.accept(tx, ctx, best, ())  # our own, from before any vote
+            if best.pair > row.document.pair:  # our own, from before any vote that was told since
+                free = row.model_copy(update={"promised": None})
+                tx.save_service(free, expect=row.document.pair)
+                self.participant.accept(tx, ctx, best, ())
             self._keep_votes(tx, row, told)
             self.coordinator.expect_members(tx, best, [*best.departed])
             tx.raise_fence(service_id)

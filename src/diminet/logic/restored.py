@@ -40,8 +40,10 @@ def epoch_behind(document: Document, promised: Epoch | None) -> Epoch:
 
 
 def is_behind_all(epoch: Epoch, document: Document, promised: Epoch | None) -> bool:
-    """May a site that has forgotten votes vote for that epoch? Nothing that it forgot is as high."""
-    return epoch.n > epoch_behind(document, promised).n
+    """May a site that has forgotten votes vote for that epoch? If nothing that it forgot is as high: behind a
+    gap, or behind a promise that was."""
+    outbid = promised is not None and promised.n > document.epoch.n + GAP
+    return epoch > promised if outbid and promised else epoch.n > epoch_behind(document, promised).n
 
 
 def proof(key: str, writes: int) -> str:
