@@ -7,7 +7,8 @@ import pytest
 
 from diminet.engine.ports import SITE
 from diminet.errors import Fenced
-from diminet.messages import BlockRequest, Change
+from diminet.messages import BlockRequest, Change, Count, DocumentPut, Tombstone
+from diminet.model import Epoch
 from simulated_cloud import LIMITS, Cloud, run_virtually, until
 
 CIDR = "10.0.0.0/24"
@@ -179,5 +180,71 @@ def test_an_unmarked_copy_is_noticed(who):
         await until(lifted, 60)
         await asyncio.sleep(2)
         assert not await fences(cloud, "A")  # noticed once
+
+    run(work)
+
+
+def test_two_copies_at_once_do_not_wait_for_each_other():
+    async def work(cloud):
+        service, _ = await stretched(cloud, "B", "C")
+        images = {site: copied(cloud, site) for site in "AB"}
+        for site, image in images.items():
+            await bring_back(cloud, site, image)
+        await cloud.run()
+
+        async def lifted():
+            return not await fences(cloud, "A") and not await fences(cloud, "B")
+
+        await until(lifted, 120)
+
+        async def whole():
+            rows = [await cloud.stores[s].read(lambda tx: tx.service(service)) for s in "ABC"]
+            return len({row.document.pair for row in rows}) == 1 and all(
+                row.confirmed == row.document.pair for row in rows
+            )
+
+        await until(whole, 60)
+
+    run(work)
+
+
+def test_a_fenced_site_does_not_call_unknown_what_it_may_have_forgotten():
+    async def work(cloud):
+        image = copied(cloud, "A")
+        service, _ = await stretched(cloud, "B")
+        document = (await cloud.stores["B"].read(lambda tx: tx.service(service))).document
+        await bring_back(cloud, "A", image)
+        from_b = cloud.ctx("B").model_copy(update={"sender": "B"})
+        with pytest.raises(Fenced):
+            await cloud["A"].requests.show(cloud.caller(), service)
+        with pytest.raises(Fenced):
+            await cloud["A"].requests.handed_in(from_b, service, Change(operation="delete"))
+        with pytest.raises(Fenced):
+            await cloud["A"].participant.bury(from_b, service, Tombstone(service_id=service))
+        without = document.model_copy(
+            update={
+                "master": "B",
+                "epoch": Epoch(2, 2),
+                "resources": tuple(r for r in document.resources if r.site == "B"),
+                "members": tuple(m for m in document.members if m.site == "B"),
+            }
+        )
+        with pytest.raises(Fenced):
+            await cloud["A"].participant.put(from_b, service, DocumentPut(document=without))
+
+    run(work)
+
+
+def test_a_peer_that_lies_about_what_it_has_seen_fences_nobody():
+    async def work(cloud):
+        await stretched(cloud, "B")
+        for _ in range(2):
+            await cloud["B"].sync_.with_peer("A")
+        told = (await cloud.stores["B"].read(lambda tx: tx.peer("A"))).count
+        assert told.writes > 0
+        for lie in (Count(writes=10**12, proof=told.proof), Count(writes=10**12, proof="0" * 64)):
+            report = (await cloud["B"].sync_.report("A")).model_copy(update={"seen": lie})
+            await cloud["A"].sync(cloud.ctx("B").model_copy(update={"sender": "B"}), report)
+            assert not await fences(cloud, "A")
 
     run(work)
