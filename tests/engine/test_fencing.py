@@ -110,10 +110,14 @@ def test_a_service_whose_member_is_away_stays_fenced_and_the_others_do_not():
         await cloud.run()
         await until(lambda: free(cloud, "A", with_b), 60)
         assert not await free(cloud, "A", with_c)
+        view = await cloud["A"].requests.show(cloud.caller(), with_c)
+        assert any(warning.startswith("fenced: ") for warning in view.warnings)
         gone = frozenset({"C"})
         operator = cloud.caller("admin", "admin")
         await cloud["A"].requests.takeover(operator, cloud.ctx("A"), with_c, gone)
         assert await free(cloud, "A", with_c)
+        view = await cloud["A"].requests.show(cloud.caller(), with_c)
+        assert not any(warning.startswith("fenced: ") for warning in view.warnings)
 
     run(work)
 
