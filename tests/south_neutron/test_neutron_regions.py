@@ -242,7 +242,7 @@ def test_a_lost_database_is_found_again_in_neutron(at):
             assert vpn_of(regions, site, service)["networks"]  # nothing was taken down
         lost = {}
         for site in "BC":
-            recovery = Recovery(regions.stores[site], regions.sites[site].south, SystemClock(), site)
+            recovery = Recovery(regions.stores[site], regions.sites[site].south, SystemClock())
             lost[site] = (await recovery.adopt())[0]
         assert (lost["C"].network_id, lost["C"].made, lost["C"].service_id) == (made, True, service)
         assert (lost["B"].network_id, lost["B"].made, lost["B"].service_id) == (clean, False, service)
@@ -273,7 +273,7 @@ def test_a_master_that_has_lost_its_database_takes_its_service_in_from_its_membe
         regions.stores["A"].close()
         regions.stores["A"] = SqlStore("sqlite://", threaded=False)
         await regions.restart("A")
-        await Recovery(regions.stores["A"], regions.sites["A"].south, SystemClock(), "A").adopt()
+        await Recovery(regions.stores["A"], regions.sites["A"].south, SystemClock()).adopt()
         await regions.run()
 
         async def back():

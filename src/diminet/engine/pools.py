@@ -11,6 +11,7 @@ unused does not ask for it again at once, so that it gets to where it is used.
 import math
 from collections.abc import Sequence, Set
 
+from diminet.engine import fence
 from diminet.engine.instance import Instance
 from diminet.engine.ports import HeldBlock, MemberRow, ServiceRow, Tx
 from diminet.engine.turns import Stretch
@@ -78,8 +79,10 @@ class Pools:
         it is as it was before, or about to be."""
         network_id = resource.resource_id
         async with self.here.locks[f"shape {network_id}"]:
-            row = await self.here.store.read(lambda tx: tx.service(document.service_id))
-            if row is None or row.document.tombstone or row.left is not None:
+            row, fenced = await self.here.store.read(
+                lambda tx: (tx.service(document.service_id), tx.fenced(document.service_id))
+            )
+            if row is None or row.document.tombstone or row.left is not None or fenced:
                 return
             if all(r.resource_id != network_id for r in row.document.resources_of(self.here.name)):
                 return
@@ -209,6 +212,8 @@ class Pools:
             if found is None or found[0].left is not None:
                 return False
             document = found[0].document
+            if await self.here.store.read(lambda tx: tx.fenced(document.service_id)):
+                return False
             spare = await self._pool_spare(document, cidr)
             if not spare and not await self._ask(document, cidr):
                 return False
@@ -221,6 +226,7 @@ class Pools:
 
     async def _pool_spare(self, document: Document, cidr: str) -> bool:
         def decide(tx: Tx) -> bool:
+            fence.refuse(self.here, tx, document.service_id)
             held = [
                 h
                 for h in tx.blocks(document.service_id)
@@ -262,6 +268,8 @@ class Pools:
 
     async def ask_for(self, document: Document, block: Block) -> bool:
         """Ask its owner for that very block, in which an address is in use here already."""
+        if await self.here.store.read(lambda tx: tx.fenced(document.service_id)):
+            return False  # it may be ours
         owner = document.member(block.owner)
         if owner is None or owner.deferred:
             return False
@@ -275,6 +283,7 @@ class Pools:
         """Pool a spare block of our own in which an address is in use, so that it is not given away."""
 
         def decide(tx: Tx) -> None:
+            fence.refuse(self.here, tx, document.service_id)
             mine = {(h.block.cidr, h.block.index): h for h in self._mine(tx, document)}
             held = mine.get((block.cidr, block.index))
             if held is not None and not held.pooled:
@@ -311,7 +320,7 @@ class Pools:
 
         def take(tx: Tx) -> bool:
             row = tx.service(service_id)
-            if row is None or row.left is not None or row.document.tombstone:
+            if row is None or row.left is not None or row.document.tombstone or tx.fenced(service_id):
                 return False
             known = {(h.block.cidr, h.block.index): h.block for h in tx.blocks(service_id)}
             believed = [
@@ -335,6 +344,8 @@ class Pools:
         them as its own (given for a join that failed, or on a request whose answer was lost) are ours."""
         row = tx.service(service_id)
         if row is None or row.document.tombstone or row.document.epoch.site != self.here.number:
+            return
+        if tx.fenced(service_id):
             return
         members = tx.members(service_id)
         if not self._followed(row.document, members):
