@@ -1,5 +1,5 @@
-"""The rate of docs/openstack.md ("How fast addresses may be taken"), with the limits that the default settings
-of a site beside Neutron give, over VIMs that do not ask for room, in virtual time."""
+"""The rate of docs/openstack.md ("How fast addresses may be taken"), with the limits that the default
+settings of a site beside Neutron give, over VIMs that do not ask for room, in virtual time."""
 
 import asyncio
 import math

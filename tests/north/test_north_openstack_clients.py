@@ -80,9 +80,13 @@ def clients() -> Iterator[Callable[..., list[Adapter]]]:
 def refused(client, method, path, **more):
     """The exception that the user of such a client gets."""
     with pytest.raises((http.HttpError, sdk.HttpException)) as raised:
-        answer = client.request(path, method, **more)
-        sdk.raise_from_response(answer)  # as the calls of openstacksdk do, whose proxies raise nothing
+        asked(client, method, path, **more)
     return raised.value
+
+
+def asked(client, method, path, **more):
+    """As the calls of openstacksdk do it, whose proxies themselves raise nothing."""
+    sdk.raise_from_response(client.request(path, method, **more))
 
 
 def test_every_refusal_has_a_client_exception():
