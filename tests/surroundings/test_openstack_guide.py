@@ -1,12 +1,13 @@
-"""docs/openstack.md is followed word by word on a cloud that has nothing of DIMINET: a real Keystone, and real
-Neutrons of the regions paris and lyon.
+"""docs/openstack.md is followed word by word on a cloud that has nothing of DIMINET: a real Keystone, and
+real Neutrons of the regions paris and lyon.
 
 Its commands are read from the page and run by a shell. What is replaced: paths below /opt, /etc and /var (a
-directory of the test), the host's names and ports (both regions are on this one), the group `diminet` (nogroup),
-and the prompt for a password. What is not run: `useradd`, and `systemctl`; in its place the unit's own commands
-are, as another user without any privilege. pip installs from where pip is configured to.
+directory of the test), the host's names and ports (both regions are on this one), the group `diminet`
+(nogroup), and the prompt for a password. What is not run: `useradd`, and `systemctl`; in its place the unit's
+own commands are, as another user without any privilege. pip installs from where pip is configured to.
 """
 
+import json
 import os
 import re
 import shlex
@@ -34,7 +35,7 @@ pytestmark = [
 CHECKOUT = Path(__file__).parents[2]
 PAGE = (CHECKOUT / "docs" / "openstack.md").read_text()
 NUMBERS = {"paris": 1, "lyon": 2}
-SECRET = "a-password-of-the-guide"  # noqa: S105 - of a Keystone that lasts as long as the test
+SECRET = "a-password-of-the-guide"  # of a Keystone that lasts as long as the test
 ACCOUNTS = ("diminet", "diminet-peers")
 NOT_RUN = (
     "useradd --system --home-dir /var/lib/diminet --shell /usr/sbin/nologin diminet",
@@ -67,7 +68,7 @@ class Host:
             (root / name).mkdir(parents=True)
         shutil.chown(root / "var", "nobody", "nogroup")
         clouds = {"OS_CLIENT_CONFIG_FILE": str(root / "operator.yaml")}
-        (root / "operator.yaml").write_text(str(cloud.clouds_yaml("admin", "demo")))
+        (root / "operator.yaml").write_text(json.dumps(cloud.clouds_yaml("admin", "demo")))
         self.variables = {
             **{k: v for k, v in os.environ.items() if not k.startswith(("OS_", "DIMINET_"))},
             **clouds,
@@ -139,8 +140,8 @@ class Host:
     def ready(self, curl: str) -> None:
         """By the page's own command."""
         deadline = time.monotonic() + PATIENCE
-        while "ready" not in (told := self.run([f"{curl} || true"])) or "503" in told:
-            assert time.monotonic() < deadline, f"{told}{self.said()}"
+        while "it is" not in self.run([curl.replace("curl -s", "curl -sf") + " && echo it is || true"]):
+            assert time.monotonic() < deadline, self.run([f"{curl} || true"]) + self.said()
             time.sleep(1)
 
     def said(self) -> str:
@@ -179,10 +180,8 @@ def test_the_guide_makes_two_regions_work(hosts: dict[str, Host]) -> None:
     paris, lyon = hosts["paris"], hosts["lyon"]
     paris.run(keystone)
     lyon.run([line for line in keystone if line.startswith("openstack endpoint create")])
-    paris.run(
-        [line.replace("--out-dir dist", f"--out-dir {paris.root.parent}/dist") for line in build],
-        place=CHECKOUT,
-    )
+    dist = paris.root.parent / "dist"
+    paris.run([line.replace("--out-dir dist", f"--out-dir {dist}") for line in build], place=CHECKOUT)
     shutil.copytree(CHECKOUT / "packaging", paris.root.parent / "packaging")
     paris.run(program)
     lyon.run([line for line in program if line.startswith("install")])  # it shares what pip installed
@@ -198,9 +197,10 @@ def test_the_guide_makes_two_regions_work(hosts: dict[str, Host]) -> None:
     networks = {
         name: Tenant(host.cloud, name).network(f"10.{NUMBERS[name]}.0.0/24") for name, host in hosts.items()
     }
-    first = [line.replace("paris:NETWORK_ID lyon:NETWORK_ID", "PLACES") for line in tenant]
     places = " ".join(f"{name}:{network}" for name, network in networks.items())
-    told = paris.run([line.replace("PLACES", places) for line in first], user="demo")
+    told = paris.run(
+        [line.replace("paris:NETWORK_ID lyon:NETWORK_ID", places) for line in tenant], user="demo"
+    )
     assert all(name in told for name in NUMBERS)
     vpns = [
         vpn

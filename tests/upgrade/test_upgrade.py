@@ -2,10 +2,10 @@
 
 The older version is real: `diminet-0001.tar.xz` is the package of commit ba0ce95, the last one with schema
 0001 and the first whose lab makes sites beside real Neutrons (`git archive ba0ce95 src/diminet | xz -9e`),
-kept here because a checkout need not have the history. Its lab makes the sites, their configuration, networks
-and services; then each instance in turn is ended and started from this checkout. Between the steps old and new
-instances serve together; what is new says that it speaks the next minor version of the protocol. A way back is
-not shown: there is none but the backup.
+kept here because a checkout need not have the history. Its lab makes the sites, their configuration,
+networks and services; then each instance in turn is ended and started from this checkout. Between the steps
+old and new instances serve together; what is new says that it speaks the next minor version of the protocol.
+A way back is not shown: there is none but the backup.
 """
 
 import contextlib
@@ -71,6 +71,12 @@ class Sites:
             if error.status == 404:
                 return None
             raise
+
+    def completed(self, site: str, service_id: str) -> bool:
+        """Asks with a request that changes nothing, but brings the tenant's token to who waits for it."""
+        with contextlib.suppress(ApiError):  # another change is under way
+            self.north(site).modify(service_id, {"name": "l3"})
+        return self.is_active(site, service_id)
 
     def is_active(self, site: str, service_id: str) -> bool:
         shown = self.show(site, service_id)
@@ -184,14 +190,16 @@ def test_sites_are_upgraded_one_after_the_other_under_live_services(sites: Sites
     check_life(sites, "A", "B")  # new and old
 
     sites.lab.restart("C")  # still the older version: it hears the news of a new and of an old one
-    # where Keystone decides, C waits for a request of the tenant's
-    until(lambda: sites.is_active("B", waits["id"]) and sites.is_active("C", waits["id"]))
+    if sites.south == "linux":  # where Keystone decides, C waits for a request of the tenant's
+        until(lambda: sites.is_active("C", waits["id"]))
     until(lambda: sites.rows("A", "SELECT 1 FROM outbox") == [])
     assert sites.show("C", gone["id"]) is None
     check_life(sites, "C", "A")
 
     sites.upgrade("C")
     sites.upgrade("B")
+    if sites.south == "neutron":
+        until(lambda: sites.completed("B", waits["id"]))
     for site, service in (("A", l3), ("B", l3), ("A", l2), ("B", l2), ("B", waits), ("C", waits)):
         until(lambda site=site, service=service: sites.is_active(site, service["id"]))
     check_traffic(sites, l3, l2)
