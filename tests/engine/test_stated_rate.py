@@ -82,3 +82,18 @@ def test_above_the_stated_rate_what_is_refused_succeeds_when_it_is_repeated(at):
     )
     assert refused
     assert usable - len(made) == left
+
+
+def test_small_pools_that_nobody_uses_ask_the_others_once():
+    """Each site has less than the watermark, and so have the others."""
+
+    async def asked():
+        cloud = Cloud(*SITES, limits=limits(SETTINGS))
+        await stretched(cloud, "10.8.0.0/26", seed=1)
+        try:
+            await asyncio.sleep(120)
+        finally:
+            await cloud.close()
+        return sum(count for (_, _, kind), count in cloud.wire.seen.items() if kind == "give")
+
+    assert run_virtually(asked()) <= len(SITES) * (len(SITES) - 1)

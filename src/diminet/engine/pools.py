@@ -176,7 +176,7 @@ class Pools:
             self._note_use(key, pooled + spare, low=pooled < enough)
         if pooled >= enough:
             return False
-        if not spare and self._pauses(key, pooled):
+        if not spare and self._pauses(key, pooled, self.size(document, cidr)):
             return False
         grew = await self.more_room(resource.resource_id, cidr)
         if grew:
@@ -193,12 +193,18 @@ class Pools:
         else:
             self.last_use.pop(key, None)
 
-    def _pauses(self, key: tuple[str, str], free: int) -> bool:
-        """Who has asked the others in vain asks again an interval later, or when half of what was left
-        then is used."""
-        at, had = self.in_vain.get(key, (-math.inf, 0))
-        used = had > 0 and free <= had // 2
-        return self.here.clock.now() < at + self.here.limits.sync_interval and not used
+    def _pauses(self, key: tuple[str, str], free: int, size: int) -> bool:
+        """Who has asked the others in vain asks again an interval later, or when it has run dry since; where
+        the VIM does not ask, when half of what was left then is used, and not at all while nothing is used
+        and a step's worth is left. size: of a block."""
+        if key not in self.in_vain:
+            return False
+        at, had = self.in_vain[key]
+        asks = self.here.south.asks_for_room
+        if had > 0 and free <= (0 if asks else had // 2):
+            return False
+        idle = not asks and free >= max(had, self.here.limits.pool_step * size)
+        return idle or self.here.clock.now() < at + self.here.limits.sync_interval
 
     def gave_last(self, service_id: str, cidr: str) -> None:
         """We have given away our last address, for which nobody here had a use."""
