@@ -99,6 +99,10 @@ OPERATIONS: dict[str, Callable[[Tx], Any]] = {
     "forget": lambda tx: tx.forget("p1", "k"),
     "release_identifier": lambda tx: tx.release_identifier("s1"),
     "prune": lambda tx: tx.prune(events_before=1.0, events_most=9, settled_before=1.0, now=1.0),
+    "fenced": lambda tx: tx.fenced("s1"),
+    "raise_fence": lambda tx: tx.raise_fence("s1"),
+    "lift_fence": lambda tx: tx.lift_fence("s1"),
+    "block_requests": lambda tx: tx.block_requests("s1", "lyon"),
     "forget_authorisations": lambda tx: tx.forget_authorisations(before=1.0, after="s0", limit=9),
     "lease": lambda tx: tx.lease("a", "b", 1.0, 1.0),
 }
@@ -107,9 +111,13 @@ OPERATIONS: dict[str, Callable[[Tx], Any]] = {
 # What reads a whole table, and why it may.
 JUSTIFIED = {
     "meta": "it has one row",
+    "outbid_writes": "of the table meta",
     "intents": "one row for each request that is under way",
     "peers": "one row for each site that was ever met",
     "outbox": "asked for all of it: by tests only",
+    "fence": "once, when an older copy is brought back: all of it is",
+    "fences": "one row for each service that is fenced",
+    "all_reservations": "of a fenced site, until the others have told",
     "services": "pages in the order of an index: below",
 }
 
