@@ -104,6 +104,10 @@ OPERATIONS: dict[str, Callable[[Tx], Any]] = {
     "lift_fence": lambda tx: tx.lift_fence("s1"),
     "block_requests": lambda tx: tx.block_requests("s1", "lyon"),
     "forget_authorisations": lambda tx: tx.forget_authorisations(before=1.0, after="s0", limit=9),
+    "fenced": lambda tx: tx.fenced("s1"),
+    "raise_fence": lambda tx: tx.raise_fence("s1"),
+    "lift_fence": lambda tx: tx.lift_fence("s1"),
+    "block_requests": lambda tx: tx.block_requests("s1", "lyon"),
     "lease": lambda tx: tx.lease("a", "b", 1.0, 1.0),
 }
 
@@ -119,6 +123,10 @@ JUSTIFIED = {
     "fences": "one row for each service that is fenced",
     "all_reservations": "of a fenced site, until the others have told",
     "services": "pages in the order of an index: below",
+    "fence": "all that there is, once after a restore",
+    "fences": "one row for each service that is fenced, if any",
+    "all_reservations": "while the site is fenced",
+    "outbid_writes": "meta has one row",
 }
 
 
