@@ -3,6 +3,7 @@
 Shared by the simulator and by the tests of the engine (simulated_cloud). Nothing here moves a packet.
 """
 
+import asyncio
 import ipaddress
 import uuid
 from collections import Counter
@@ -22,6 +23,7 @@ from diminet.model import (
     SubnetShape,
     Target,
 )
+from diminet.south.linux.vim import MORE_ROOM_ATTEMPTS
 
 PROJECT = "demo"
 
@@ -57,6 +59,7 @@ class SimulatedVim:
         self.ports_made = 0
         self.filters: dict[str, tuple[Ingress, ...]] = {}
         self.marks: dict[str, str] = {}
+        self.creating: dict[str, asyncio.Lock] = {}
         self.gateways_in_use: set[str] = set()  # networks whose gateway could not be put back
         self.before: dict[str, dict[str, SubnetShape]] = {}  # as a real one remembers what we changed
 
@@ -87,12 +90,13 @@ class SimulatedVim:
     async def boot(self, network_id: str) -> str:
         """The address of a new port; asks its keeper for more room when the pool is dry."""
         subnet = self.networks[network_id].subnets[0]
-        for _ in range(2):
-            if (ip := self.add_port(network_id)) is not None:
-                self.keeper.port_made(network_id)
-                return ip
-            if not await self.keeper.more_room(network_id, subnet.cidr):
-                break
+        async with self.creating.setdefault(network_id, asyncio.Lock()):  # as a linux site
+            for _ in range(MORE_ROOM_ATTEMPTS + 1):
+                if (ip := self.add_port(network_id)) is not None:
+                    self.keeper.port_made(network_id)
+                    return ip
+                if not await self.keeper.more_room(network_id, subnet.cidr):
+                    break
         raise RuntimeError("no address")
 
     def add_port(self, network_id: str) -> str | None:
