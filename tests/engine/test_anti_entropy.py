@@ -95,3 +95,21 @@ def test_with_more_services_than_one_message_carries_both_ask():
         await cloud.close()
 
     run(main())
+
+
+def test_who_has_just_begun_to_share_something_is_asked_an_interval_later():
+    """The create itself has told both all there is."""
+
+    async def main():
+        cloud = Cloud("A", "B", limits=SLOW)
+        assert await rounds(cloud, "A", "B") == {}
+        ids = {s: cloud.vims[s].add_network(f"10.{k}.0.0/24") for k, s in enumerate("AB")}
+        await cloud.create("A", "l3", *(f"{s}:{ids[s]}" for s in "AB"))
+        for engine in cloud.wire.engines.values():  # those that wait for the master's word
+            await engine.stop()
+        assert await rounds(cloud, "A", "B") == {}
+        pass_by(cloud, 1.0)
+        assert await rounds(cloud, "A", "B") == {("B", "sync"): 1}
+        await cloud.close()
+
+    run(main())
