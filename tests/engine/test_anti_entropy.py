@@ -113,3 +113,24 @@ def test_who_has_just_begun_to_share_something_is_asked_an_interval_later():
         await cloud.close()
 
     run(main())
+
+
+def test_repair_leaves_alone_what_is_just_being_made():
+    async def main():
+        cloud, (document,) = await pair(1)
+        here = cloud["A"].here
+        await here.store.write(lambda tx: _unmade(tx, document.service_id))
+        async with here.locks[f"service {document.service_id}"]:
+            async with asyncio.timeout(30):
+                assert await cloud["A"].reconciler.repair() == []
+            assert await here.store.read(lambda tx: tx.services_to_realise()) == [document.service_id]
+        assert await cloud["A"].reconciler.repair() == []
+        assert await here.store.read(lambda tx: tx.services_to_realise()) == []
+        await cloud.close()
+
+    run(main())
+
+
+def _unmade(tx, service_id):
+    row = tx.service(service_id)
+    assert tx.save_service(row.model_copy(update={"applied": None}), expect=row.document.pair)

@@ -256,7 +256,7 @@ class Engine:
                     log.warning("pool", service=row.document.service_id, code=error.code, why=error.message)
 
         rows = [row for name in self.filling for row in await self._next_of(name)]
-        await asyncio.gather(*(one(row) for row in rows))
+        await asyncio.gather(*(one(row) for row in rows if row.applied is not None))
 
     async def _tidy(self) -> None:
         """What is over is forgotten, what nobody owns any more is the master's again."""

@@ -241,7 +241,7 @@ class Reconciler:
         stretch = self.looking.took({row.document.service_id for row in rows}, most)
         found: dict[str, tuple[str, ...]] = {}
         for row in rows:
-            over = row.document.tombstone or row.left is not None
+            over = row.document.tombstone or row.left is not None or row.applied is None
             problems = () if over else await self._appeared(row.document)
             if problems:
                 found[row.document.service_id] = problems
@@ -277,12 +277,14 @@ class Reconciler:
 
     async def repair(self) -> list[DiminetError]:
         """One round over everything that is not as it should be; returns what was refused."""
+        here = self.here
         await self.look()
-        ours = await self.here.store.read(lambda tx: tx.services_at_work())
+        ours = await here.store.read(lambda tx: tx.services_at_work())
         strangers = self.health.keys() - ours
         unhealthy = {service_id for service_id, health in self.health.items() if health.problems}
-        wrong = [*await self.here.store.read(lambda tx: tx.services_to_realise())]
+        wrong = [*await here.store.read(lambda tx: tx.services_to_realise())]
         wrong += sorted(unhealthy & ours - set(wrong))
+        wrong = [i for i in wrong if not here.locks[f"service {i}"].locked()]  # somebody is just at it
         refused: list[DiminetError] = []
         for service_id in wrong:
             try:
