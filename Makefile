@@ -45,6 +45,7 @@ faults: setup
 test-openstack: setup
 	DIMINET_TESTS=long $(BIN)/pytest -n 0 tests/south_neutron tests/south_contract \
 		tests/lab/test_openstack_mariadb.py tests/surroundings/test_keystone_each.py
+	$(ROOT) env DIMINET_TESTS=long $(BIN)/pytest -n 0 tests/surroundings/test_openstack_guide.py tests/upgrade
 
 tempest: setup
 	@sh scripts/setup_tempest.sh

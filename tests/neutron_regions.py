@@ -13,7 +13,7 @@ from diminet.engine.ports import Identity
 from diminet.errors import NotAuthorised
 from diminet.lab.openstack.cloud import Cloud as OpenStack
 from diminet.logic.types import TYPES
-from diminet.messages import Caller, Context
+from diminet.messages import Caller, Change, Context
 from diminet.store.store import SqlStore
 from neutron_site import NeutronSite, Tenant, dump
 from simulated_cloud import Cloud, Life, Link, Mortal, Names, Quiet, Wire
@@ -117,7 +117,10 @@ class Regions(Cloud):
         return {name: dump(admin) for name, admin in self.admins.items()}
 
     async def delete(self, at: str, service_id: str) -> None:
-        await self[at].requests.delete(self.caller(), self.ctx(at), service_id)
+        """All sites are clean then."""
+        change = Change(operation="delete")
+        found = await self[at].requests.change(self.caller(), self.ctx(at), service_id, change)
+        assert found == (None, ()), found
 
     async def boot(self, region: str, network_id: str) -> str:
         """A port's address. Raises keystoneauth's Conflict when Neutron has none."""

@@ -77,7 +77,7 @@ async def _recover(settings: Settings, *, adopt: bool, discard: Sequence[str]) -
         make_directory(settings.site.data_dir, "site.data_dir")
         store = open_store(settings, stack)
         south, _ = await open_south(settings, stack)
-        recovery = Recovery(store, south, SystemClock(), settings.site.name)
+        recovery = Recovery(store, south, SystemClock())
         for service_id in discard:
             await recovery.discard(service_id)
         return await (recovery.adopt() if adopt else recovery.lost())

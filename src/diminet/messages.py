@@ -151,13 +151,18 @@ class Acknowledgement(Wire):
 
 class Snapshot(Wire):
     """All that a site has of a service; document None if it knows nothing of it. ports: address -> MAC of
-    its own ports on a stretched network, as its audit saw them last."""
+    its own ports on a stretched network, as its audit saw them last. promised: as in `SyncEntry`. asked:
+    per CIDR, the number of its last request for blocks to the asker. fenced: its own database was restored,
+    so that it may have known more."""
 
     document: Document | None
     state: MemberState | None
     blocks: tuple[Block, ...] = ()
     confirmed: bool = False
     ports: dict[str, str] = {}
+    promised: Epoch | None = None
+    asked: dict[str, int] = {}
+    fenced: bool = False
 
 
 # -- takeover --------------------------------------------------------------------------------------
@@ -255,11 +260,28 @@ class SyncEntry(Wire):
     spare: dict[str, int] = {}
 
 
+class Count(Wire):
+    """How often a site's database was written. proof: its own word for that number, which nobody else can
+    make (`logic.restored.proof`)."""
+
+    writes: int = Field(default=0, ge=0, lt=2**62)
+    proof: str = Field(default="", max_length=64)
+
+
 class SyncReport(Wire):
+    """count: of the sender. seen: the highest one that it has been told by the receiver: whose database is
+    behind it has an older copy. fenced: the sender has one, and asks for all that the receiver knows; its
+    own part means nothing. minted: in the answer to that, service -> VNI of the asker's number, for all
+    that are not over."""
+
     site: str
     number: int
     incarnation: str
     services: tuple[SyncEntry, ...]
+    count: Count = Count()
+    seen: Count = Count()
+    fenced: bool = False
+    minted: dict[str, int] = {}
 
 
 class Hello(Wire):

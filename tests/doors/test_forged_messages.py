@@ -30,8 +30,9 @@ from doors_world import (
 
 from diminet.east_west.server import make_east_west_app
 from diminet.engine.ports import Horizontal
+from diminet.logic import restored
 from diminet.logic.blocks import next_version
-from diminet.messages import Change, DocumentPut, SyncReport, Tombstone, VoteRequest
+from diminet.messages import Change, Count, DocumentPut, SyncEntry, SyncReport, Tombstone, VoteRequest
 from diminet.model import Document, Entry, Epoch, Member, Resource, Subnet, Ticket
 
 KINDS = sorted(name for name in vars(Horizontal) if not name.startswith("_"))
@@ -92,6 +93,11 @@ def vote(document: Document, number: int, **changes: Any) -> Message:
     """That site claims the epoch after the document's. changes: of the request."""
     claim = {"epoch": Epoch(document.epoch.n + 1, number), "pair": document.pair, **changes}
     return Message("POST", one(document, "/votes"), VoteRequest(**claim).model_dump_json().encode())
+
+
+def older(site: str, proof: str, *entries: SyncEntry) -> SyncReport:
+    """Says that the receiver has told of a much newer database."""
+    return report_of(site, *entries).model_copy(update={"seen": Count(writes=10**12, proof=proof)})
 
 
 def sync(member: str, report: SyncReport | None) -> Message:
@@ -221,6 +227,19 @@ OTHERS_SERVICE: dict[str, Forgeries] = {
             )
         ),
         lambda w: Forgery("D", "B", sync("D", report_of("D", entry_of(w.x, tombstone=True))), ("ok",)),
+        # "Your database is an older copy": nobody can make the proof of a count that was never told.
+        *(
+            lambda w, who=who, proof=proof: Forgery(
+                who,
+                "A",
+                sync(who, older(who, proof, *(() if who == "C" else (entry_of(w.x),)))),
+                ("ok",),
+            )
+            for who in "CD"
+            for proof in ("", "0" * 64, restored.proof("", 10**12))
+        ),
+        # "Mine is": a stranger is told of nothing but what has its own number.
+        lambda w: Forgery("C", "A", sync("C", report_of("C").model_copy(update={"fenced": True})), ("ok",)),
     ),
 }
 

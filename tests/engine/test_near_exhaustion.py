@@ -2,40 +2,16 @@
 what is refused succeeds when it is repeated for 20 s while any site has an address free."""
 
 import asyncio
-import random
 
 import pytest
 
 from diminet.engine.instance import Limits
 from simulated_cloud import Cloud, run_virtually
+from slow_vims import stretched
 
 CIDR, ROOM = "10.8.0.0/27", 27  # 30 usable addresses less a gateway for each of three sites
 WAIT_S = 20.0
 AT_ONCE = 4  # ports that a tenant asks of one site at once
-SLOWEST_S = 0.1  # of one call of a VIM, which does one after another
-
-
-class SlowVim:
-    """One of the cloud's VIMs, as slow as a Neutron on sqlite."""
-
-    def __init__(self, vim, draw):
-        self.vim, self.draw, self.turn = vim, draw, asyncio.Lock()
-        vim.asks_for_room = False
-        for name in ("ports", "shape_subnet", "network", "ingress"):
-            setattr(vim, name, self.slowly(getattr(vim, name)))
-
-    def slowly(self, method):
-        async def call(*arguments, **more):
-            async with self.turn:
-                await asyncio.sleep(self.draw.uniform(0.02, SLOWEST_S))
-                return await method(*arguments, **more)
-
-        return call
-
-    async def port(self, network):
-        async with self.turn:
-            await asyncio.sleep(self.draw.uniform(0.02, SLOWEST_S))
-            return self.vim.add_port(network)
 
 
 async def boot(vim, network):
@@ -51,13 +27,8 @@ async def boot(vim, network):
 
 async def fill(each, seed):
     """each: ports by site, made at all sites at once. All their addresses."""
-    draw = random.Random(seed)
     cloud = Cloud("A", "B", "C", limits=Limits(settle_interval=1.0))
-    vims = {name: SlowVim(vim, draw) for name, vim in cloud.vims.items()}
-    own = cloud.vims["A"].add_network(CIDR)
-    view = await cloud.create("A", "l2", f"A:{own}", "B", "C")
-    networks = {r.site: r.resource_id for r in view.document.resources}
-    await cloud.run()
+    vims, networks = await stretched(cloud, CIDR, seed)
 
     async def all_of(name):
         turns = asyncio.Semaphore(AT_ONCE)

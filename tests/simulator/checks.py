@@ -73,6 +73,7 @@ class Checks:
         self.deleted: set[str] = set()
         self.vnis: dict[int, str] = {}
         self.granted: dict[tuple[str, str, str, str, int], tuple[Block, ...]] = {}
+        self.brought_back: set[str] = set()  # sites of which an older copy was
         self.active: set[tuple[str, Pair]] = set()  # as their masters have called them
         self.voted: dict[tuple[str, str], Epoch] = {}  # (site, service): the highest that it has told
         self.told: dict[tuple[str, str], set[Pair]] = defaultdict(set)  # by its master, in a snapshot
@@ -175,7 +176,10 @@ class Checks:
                 self._forgotten(site.name, row)
             else:
                 self._row(site, row)
-        self._called_active(site, done)
+        last = {row.document.service_id: row for row in done.rows if not isinstance(row, str)}
+        for row in last.values():  # nobody sees a row that a transaction writes on the way to that
+            self._called_active(site, row)
+            self._stays_deleted(site, row)
         if done.pruned:
             self._pruned(site)
         for service_id, held in blocks.items():
@@ -184,11 +188,20 @@ class Checks:
     def restored(self, site: "Site") -> None:
         """The site holds an older copy of its database now; what it has told since, it does not know."""
         self.voted = {key: epoch for key, epoch in self.voted.items() if key[0] != site.name}
+        self.brought_back.add(site.name)
+        self.deleted = {service_id for service_id in self.deleted if not self._only_at(site.name, service_id)}
+        everybody = set(self.world.sites)
+        self.partners[site.name] |= everybody  # it asks all what they share with it
         rows = site.disk.look(lambda tx: [tx.service(i) for i in self.documents])
         self.rows[site.name] = {row.document.service_id: row for row in rows if row is not None}
         for service_id in self.documents:
             held = site.disk.look(lambda tx, i=service_id: tx.blocks(i))
             self.blocks[site.name][service_id] = {(h.block.cidr, h.block.index): h.block for h in held}
+
+    def _only_at(self, site: str, service_id: str) -> bool:
+        """Nobody else was left in it, so nobody else knows that it was deleted."""
+        known = self.documents[service_id]
+        return {member.site for member in known[max(known)].members} == {site}
 
     def _pruned(self, site: "Site") -> None:
         """What is over may have gone by itself; the store's own pruning is not seen row by row."""
@@ -238,7 +251,10 @@ class Checks:
         before = self.vnis.get(vni)
         if before is not None:
             for name, site in self.world.sites.items():
-                if before in site.vim.targets or live(self.rows[name].get(before)):
+                fenced = site.disk.look(
+                    lambda tx: tx.fenced(before)
+                )  # an older copy: nothing is done with it
+                if before in site.vim.targets or (live(self.rows[name].get(before)) and not fenced):
                     self.fail("3", f"VNI {vni} of {before[:8]}, still at {name}, is given to another service")
         self.vnis[vni] = document.service_id
 
@@ -247,8 +263,6 @@ class Checks:
         document, service_id = row.document, row.document.service_id
         if old is not None and old.document.tombstone and not document.tombstone:
             self.fail("4", f"{service_id} is back at {site}, which had its tombstone")
-        if live(row) and service_id in self.deleted:
-            self.fail("4", f"{service_id} is live at {site} although its deletion was acknowledged")
         if old is not None and old.left is not None and live(row):
             me = document.member(site)
             if me is None or me.join <= old.left:
@@ -300,14 +314,18 @@ class Checks:
                 if (one_site, one) != (other_site, other) and overlap(cidr, other_cidr):
                     self.fail("2", f"at {site}, {cidr} of {one_site} reaches {other_cidr} of {other_site}")
 
-    def _called_active(self, site: "Site", done: "Recorder") -> None:
-        """What a transaction leaves; nobody sees a row that it writes on the way to that."""
-        for row in {row.document.service_id: row for row in done.rows if not isinstance(row, str)}.values():
-            document, key = row.document, (row.document.service_id, row.document.pair)
-            master = live(row) and document.epoch.site == site.number
-            if master and row.confirmed == document.pair and key not in self.active:
-                self.active.add(key)
-                self._held_by_all(document)
+    def _called_active(self, site: "Site", row: ServiceRow) -> None:
+        document, key = row.document, (row.document.service_id, row.document.pair)
+        master = live(row) and document.epoch.site == site.number
+        if master and row.confirmed == document.pair and key not in self.active:
+            self.active.add(key)
+            self._held_by_all(document)
+
+    def _stays_deleted(self, site: "Site", row: ServiceRow) -> None:
+        """Invariant 4; an older copy still has it, and does nothing with it."""
+        service_id = row.document.service_id
+        if live(row) and service_id in self.deleted and not site.disk.look(lambda tx: tx.fenced(service_id)):
+            self.fail("4", f"{service_id} is live at {site.name} although its deletion was acknowledged")
 
     def _held_by_all(self, document: Document) -> None:
         """Invariant 4: what is called ACTIVE is durable at every member (but, where the tenant said
@@ -343,6 +361,8 @@ class Checks:
             return
         if block.giver != site.name:
             self.fail("1", f"{site.name} holds {_told_block(block)}, which {block.giver} has not written")
+        elif site.name in self.brought_back and self._outbids(service_id, block, versions):
+            versions += [versions[-1]] * (block.version - 1 - len(versions))
         elif block.version > len(versions) + 1:
             self.fail("1", f"{site.name} writes {_told_block(block)} without the version before")
         elif (
@@ -352,6 +372,14 @@ class Checks:
         ):
             self.fail("1", f"{site.name} writes {_told_block(block)}, but {versions[-1].owner} owns it")
         versions.append(block)
+
+    def _outbids(self, service_id: str, block: Block, versions: list[Block]) -> bool:
+        """Behind a restore, with a gap: not what another site knows to be its own."""
+        if not versions or block.version <= len(versions):
+            return False
+        key, last = (block.cidr, block.index), versions[-1]
+        theirs = self.blocks[last.owner][service_id].get(key)
+        return last.owner == block.giver or theirs is None or theirs.owner != last.owner
 
     def _reclaims(self, site: "Site", service_id: str, last: Block) -> bool:
         """The master, what was given to a site that has left for good and never knew of it."""

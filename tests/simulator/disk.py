@@ -5,10 +5,10 @@ each run begins with the image of an empty database.
 """
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from diminet.engine.ports import HeldBlock, IntentRow, ServiceRow, Tx
+from diminet.engine.ports import NOBODY, HeldBlock, IntentRow, ServiceRow, Tx
 from diminet.model import Pair
 from diminet.store.store import SqlStore
 
@@ -28,7 +28,7 @@ class Disk:
             self.store = SqlStore("sqlite://", threaded=False, storage_timeout_s=PATIENCE_S)
         if not _empty:
             _empty.append(self.copy())
-        self.bring_back(_empty[0], ids())
+        self.bring_back(_empty[0], ids(), fence=False)
         self.raw().execute("UPDATE meta SET database_id = ?", (ids(),))
 
     def raw(self) -> sqlite3.Connection:
@@ -40,9 +40,15 @@ class Disk:
 
     def look(self, look: Callable[[Tx], T]) -> T:
         """Read without being a step of the run."""
-        reading = self.store.read(look)
+        return self._at_once(self.store.read(look))
+
+    def _write(self, decide: Callable[[Tx], None]) -> None:
+        self._at_once(self.store.write(decide))
+
+    @staticmethod
+    def _at_once(work: Coroutine[Any, Any, T]) -> T:
         try:
-            reading.send(None)
+            work.send(None)
         except StopIteration as done:
             result: T = done.value
             return result
@@ -51,15 +57,18 @@ class Disk:
     def copy(self) -> bytes:
         return self.raw().serialize()
 
-    def bring_back(self, image: bytes, incarnation: str) -> None:
-        """As `diminet db restore` does: an older copy, with a new incarnation."""
+    def bring_back(self, image: bytes, incarnation: str, *, fence: bool = True) -> None:
+        """As `diminet db restore` does: an older copy, with a new incarnation, fenced."""
         raw = self.raw()
         raw.deserialize(image)
         raw.execute("PRAGMA query_only=OFF")
-        raw.execute("UPDATE meta SET incarnation = ?", (incarnation,))
         held = self.store._held
         assert held is not None
         held.info.clear()  # what was said to the connection is said again
+        if fence:
+            self._write(lambda tx: tx.fence(incarnation))
+        else:
+            raw.execute("UPDATE meta SET incarnation = ?", (incarnation,))
 
     def close(self) -> None:
         _unused.append(self.store)
@@ -92,13 +101,16 @@ class Recorder:
     def _by_right(self, row: ServiceRow, fresh: set[str]) -> None:
         document = row.document
         rids = {m.rid for m in document.members}
-        promised = {
-            promise.network_id
+        promises = [
+            promise
             for promise in self._tx.reservations_of_service(document.service_id)
-            if promise.rid in rids and promise.expires_at > self._now
-        }
+            if promise.expires_at > self._now
+        ]
+        promised = {promise.network_id for promise in promises if promise.rid in rids}
+        adopted = {promise.network_id for promise in promises if promise.sender == NOBODY}
         for network_id in sorted(fresh - promised):
             known = self._tx.authorised(document.service_id, network_id, document.project_id)
+            known = known or network_id in adopted
             self.lent.append((row, network_id, "no promise" if known else "no right"))
 
     def delete_service(self, service_id: str) -> None:

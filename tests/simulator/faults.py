@@ -13,10 +13,6 @@ if TYPE_CHECKING:
     from simulator.workload import Workload
     from simulator.world import World
 
-# Not promised yet: fencing of restored databases is built later (issue 4, part 3). With the
-# fault on, the checkers find what the fence is for.
-SWITCHED_OFF = frozenset({"restored"})
-
 
 class Faults:
     """kinds: those of this seed. pace: mean seconds between two faults."""
@@ -48,7 +44,7 @@ class Faults:
         """Each kind in half of the seeds; one seed in ten has none at all."""
         if self.rng.random() < 0.1:
             return frozenset()
-        return frozenset(k for k in self.works if k not in SWITCHED_OFF and self.rng.random() < 0.5)
+        return frozenset(k for k in self.works if self.rng.random() < 0.5)
 
     async def run(self) -> None:
         kinds = [kind for kind in self.works if kind in self.kinds]
@@ -121,12 +117,15 @@ class Faults:
         self._step(site.name, f"disk full for {site.storage_faults} writes")
 
     def restored(self) -> None:
-        """An older copy of a database is brought back."""
+        """An older copy of a database is brought back; not of two sites at once, which would know no more
+        than what is left of both."""
         site = self._site()
-        if site.name in self.images and self.rng.random() < 0.5:
+        whole = not any(s.disk.look(lambda tx: tx.fences()) for s in self.world.sites.values())
+        if site.name in self.images and whole and self.rng.random() < 0.5:
             site.crash("to be restored")
             site.disk.bring_back(self.images.pop(site.name), self.world.uuid())
             self.world.checks.restored(site)
+            self.workload.forgotten(site.name)
             self._step(site.name, "database restored")
             self._restart(site)
         else:

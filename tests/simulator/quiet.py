@@ -51,6 +51,12 @@ class Quiet:
             if not member.deferred and not live(held):
                 yield "5", f"{member.site} does not hold {service_id} ({stage(held)}) of which it is a member"
 
+    def unfenced(self) -> Iterator[Complaint]:
+        """Whoever was restored has been told by all the others."""
+        for site in self.world.sites.values():
+            for service_id in site.disk.look(lambda tx: tx.fences()):
+                yield "5", f"{service_id or 'the site itself'} stays fenced at {site.name}"
+
     # -- at rest ---------------------------------------------------------------------------------------
 
     def at_rest(self) -> Iterator[Complaint]:
@@ -152,6 +158,7 @@ class Quiet:
                 yield "3", f"network {network_id}, made for {network.ours}, is left at {site.name}"
             birth = self.workload.births[site.name].get(network_id)
             mine = birth is None or network_id in stretched or network_id in self.workload.damaged
+            mine = mine or network_id in site.vim.gateways_in_use
             if not mine and self.workload.shapes(site, network_id) != birth:
                 yield "3", f"network {network_id} of {site.name} is not as it was before"
         for network_id in self.workload.births[site.name].keys() - site.vim.networks.keys():

@@ -119,6 +119,7 @@ async def _calm(world: World, workload: Workload, faulty: bool) -> None:
     if not faulty:
         _circles(world, workload)
     intervals = 2 * limits.sync_interval * 1.25 + limits.request_timeout
+    await _until(world, quiet.unfenced, PATIENCE_S)
     await _until(world, quiet.alike, intervals)
     await _until(world, quiet.at_rest, PATIENCE_S)
     world.step("fault", "all", lambda: "the end of all services")

@@ -57,6 +57,8 @@ class SimulatedVim:
         self.ports_made = 0
         self.filters: dict[str, tuple[Ingress, ...]] = {}
         self.marks: dict[str, str] = {}
+        self.gateways_in_use: set[str] = set()  # networks whose gateway could not be put back
+        self.before: dict[str, dict[str, SubnetShape]] = {}  # as a real one remembers what we changed
 
     def _call(self, name: str) -> None:
         self.calls[name] += 1
@@ -186,11 +188,22 @@ class SimulatedVim:
         if not make and all(s.cidr != shape.cidr for s in network.subnets):
             return
         if shape.gateway_ip in self.port_rows[network_id]:
+            self.gateways_in_use.add(network_id)
             raise SiteRefused(f"a port uses {shape.gateway_ip}")
+        if network.ours is None:
+            self._remember(network, shape)
         self._set(network_id, shape)
 
     async def settled(self, network_id: str) -> bool:
         return False
+
+    def _remember(self, network: NetworkFacts, shape: SubnetShape) -> None:
+        before = self.before.setdefault(network.network_id, {})
+        for subnet in network.subnets:
+            if subnet.cidr == shape.cidr and subnet.shape() != shape:
+                before.setdefault(shape.cidr, subnet.shape())
+        if before.get(shape.cidr) == shape:
+            del before[shape.cidr]
 
     async def drop_network(self, network_id: str) -> bool:
         self._call("drop_network")
@@ -242,12 +255,25 @@ class SimulatedVim:
                 project_id=target.project_id,
                 network_id=network_id,
                 joined=True,
+                shapes=tuple(self.before.get(network_id, {}).values()),
             )
             for target in self.targets.values()
             for network_id in target.networks
             if network_id not in known
         )
-        return (*made, *joined)
+        found = (*made, *joined)
+        known = {remains.network_id for remains in found}
+        changed = (
+            Remains(
+                service_id="",
+                project_id=self.networks[network_id].project_id,
+                network_id=network_id,
+                shapes=tuple(shapes.values()),
+            )
+            for network_id, shapes in self.before.items()
+            if shapes and network_id in self.networks and network_id not in known
+        )
+        return (*found, *changed)
 
     async def mark(self, name: str) -> str | None:
         return self.marks.get(name)

@@ -46,6 +46,10 @@ class Workload:
         self.pace = 1.0  # mean seconds between requests
         self.open = True
 
+    def forgotten(self, site: str) -> None:
+        """An older copy of its database was brought back: what only the newer one knew is not promised."""
+        self.accepted = {key: None for key in self.accepted if key[1] != site}
+
     # -- networks --------------------------------------------------------------------------------------
 
     def add_network(self, site: "Site", cidr: str, project: str = "demo") -> str:
@@ -450,6 +454,7 @@ class Workload:
         return {
             f"{h.block.cidr} {h.block.index} v{h.block.version}"
             for service_id in (row.document.service_id for row in found)
+            if not site.disk.look(lambda tx, i=service_id: tx.fenced(i))
             for h in site.disk.look(lambda tx, i=service_id: tx.blocks(i))
             if h.block.owner == site.name and not h.pooled
             if h.block not in site.engine.pools.leaving.get(service_id, ())

@@ -10,7 +10,6 @@ from keystoneauth1.exceptions import Conflict
 from diminet.clock import SystemClock
 from diminet.engine.recovery import Recovery
 from diminet.errors import NetworkNotFound, SiteRefused
-from diminet.messages import Change
 from diminet.model import OperatingStatus
 from diminet.store.store import SqlStore
 from neutron_regions import Regions
@@ -43,12 +42,6 @@ def at(cloud):
         asyncio.run(asyncio.wait_for(main(), seconds))
 
     return run
-
-
-async def delete(regions, site, service):
-    change = Change(operation="delete")
-    view, waiting = await regions[site].requests.change(regions.caller(), regions.ctx(site), service, change)
-    assert (view, waiting) == (None, ()), view
 
 
 def vpn_of(regions, name, service):
@@ -93,7 +86,7 @@ def test_l3_over_three_regions(at):
             assert await regions[name].here.south.network(network)
         health = {name: await regions[name].here.south.realised() for name in networks}
         assert all(found[service].problems == () for found in health.values())
-        await delete(regions, "B", service)
+        await regions.delete("B", service)
         assert regions.dumps() == before
         for name, network in networks.items():
             regions.tenants[name].clear(network)
@@ -134,7 +127,7 @@ def test_l2_over_three_regions(at):
             if p["fixed_ips"][0]["ip_address"] != kept
         ]
         regions.tenants["A"].drop("port", added[0]["id"])
-        await delete(regions, "C", service)
+        await regions.delete("C", service)
         assert regions.dumps() == before
         regions.tenants["A"].clear(own)
         regions.tenants["C"].clear(clean)
@@ -148,7 +141,7 @@ def test_what_a_tenant_put_on_a_made_network_stays_with_it(at):
         view = await regions.create("A", "l2", f"A:{own}", "B")
         made = view.document.resources_of("B")[0].resource_id
         await regions.boot("B", made)
-        await delete(regions, "A", view.document.service_id)
+        await regions.delete("A", view.document.service_id)
         network = regions.tenants["B"].call("GET", f"/networks/{made}")["network"]
         assert (network["tags"], network["description"]) == ([], "")
         regions.tenants["B"].clear(made)
@@ -219,7 +212,7 @@ def test_addresses_and_subnets_that_a_tenant_made_by_hand_are_found(at):
         admin.drop("port", stolen["id"])
         for port in regions.tenants["B"].list("port", f"network_id={made}"):
             regions.tenants["B"].drop("port", port["id"])
-        await delete(regions, "A", service)
+        await regions.delete("A", service)
         regions.tenants["A"].clear(own)
 
     at(work)
@@ -242,7 +235,7 @@ def test_a_lost_database_is_found_again_in_neutron(at):
             assert vpn_of(regions, site, service)["networks"]  # nothing was taken down
         lost = {}
         for site in "BC":
-            recovery = Recovery(regions.stores[site], regions.sites[site].south, SystemClock(), site)
+            recovery = Recovery(regions.stores[site], regions.sites[site].south, SystemClock())
             lost[site] = (await recovery.adopt())[0]
         assert (lost["C"].network_id, lost["C"].made, lost["C"].service_id) == (made, True, service)
         assert (lost["B"].network_id, lost["B"].made, lost["B"].service_id) == (clean, False, service)
@@ -254,7 +247,7 @@ def test_a_lost_database_is_found_again_in_neutron(at):
             return all(row is not None and row.applied == row.document.pair for row in rows)
 
         await until(back, 60)
-        await delete(regions, "A", service)
+        await regions.delete("A", service)
         assert regions.dumps() == before
         regions.tenants["A"].clear(own)
         regions.tenants["B"].clear(clean)
@@ -273,7 +266,7 @@ def test_a_master_that_has_lost_its_database_takes_its_service_in_from_its_membe
         regions.stores["A"].close()
         regions.stores["A"] = SqlStore("sqlite://", threaded=False)
         await regions.restart("A")
-        await Recovery(regions.stores["A"], regions.sites["A"].south, SystemClock(), "A").adopt()
+        await Recovery(regions.stores["A"], regions.sites["A"].south, SystemClock()).adopt()
         await regions.run()
 
         async def back():
@@ -287,7 +280,7 @@ def test_a_master_that_has_lost_its_database_takes_its_service_in_from_its_membe
         assert all(pools)
         assert not pools[0] & pools[1] | pools[0] & pools[2] | pools[1] & pools[2]
         assert kept in {p.ip for p in await regions["A"].here.south.ports(own)}
-        await delete(regions, "A", service)
+        await regions.delete("A", service)
         assert regions.dumps() == before
         regions.tenants["A"].clear(own)
 
@@ -330,7 +323,7 @@ def test_ports_of_three_regions_at_once_have_all_different_addresses(at, cidr, e
         for name, network in networks.items():
             for port in regions.tenants[name].list("port", f"network_id={network}&fields=id"):
                 regions.tenants[name].drop("port", port["id"])
-        await delete(regions, "A", view.document.service_id)
+        await regions.delete("A", view.document.service_id)
         regions.tenants["A"].clear(own)
 
     at(work, loops=True, seconds=1000)

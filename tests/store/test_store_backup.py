@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from store_rows import document, pair, read, row, save, write
 
+from diminet.engine.ports import SITE
 from diminet.errors import BadSurroundings, StorageUnavailable
 from diminet.store import SqlStore, backup, current, integrity, restore
 from diminet.store.schema import HEAD
@@ -36,7 +37,8 @@ def test_there_and_back(url: str, tmp_path: Path) -> None:
     store = SqlStore(url)
     assert read(store, lambda tx: tx.service("s1")) == row()
     after = read(store, lambda tx: tx.meta())
-    assert (after.database_id, after.writes) == (before.database_id, before.writes)
+    assert (after.database_id, after.writes) == (before.database_id, before.writes + 1)
+    assert read(store, lambda tx: tx.fences()) == [SITE, "s1"]
     assert after.incarnation != before.incarnation
     save(store, row(document("s2")))
     store.close()

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
+from diminet.engine import fence
 from diminet.engine.following import within_promise
 from diminet.engine.instance import Instance
 from diminet.engine.outbox import Outbox
@@ -169,6 +170,10 @@ class Coordinator:
         return Ticket(int(self.here.clock.now() * 1000), self.here.number, self.serial)
 
     def begin(self, tx: Tx, ctx: Context, intent: IntentRow, project_id: str) -> None:
+        if intent.before is None:
+            fence.refuse_new(self.here, tx)
+        elif intent.operation != "takeover":
+            fence.refuse(self.here, tx, intent.service_id)
         if intent.before is not None:
             row = tx.service(intent.service_id)
             if row is None or row.document.tombstone:

@@ -6,6 +6,7 @@ again. The master hears of it with the answer to its next letter (`MemberState.l
 
 import structlog
 
+from diminet.engine import fence
 from diminet.engine.instance import Instance
 from diminet.engine.participant import Participant
 from diminet.engine.ports import ServiceRow, Tx
@@ -34,6 +35,7 @@ class Detaching:
         service_id, document = row.document.service_id, row.document
 
         def decide(tx: Tx) -> None:
+            fence.refuse(self.here, tx, service_id)
             current = tx.service(service_id)
             if current is None or current.left is not None or current.document.tombstone:
                 raise ServiceNotFound(f"there is no service {service_id} at site {self.here.name}")

@@ -15,6 +15,7 @@ import structlog
 from diminet.engine.audit import Audit
 from diminet.engine.changes import Changes
 from diminet.engine.coordinator import Coordinator
+from diminet.engine.fencing import Fencing
 from diminet.engine.giving import Giving
 from diminet.engine.homecoming import Homecoming
 from diminet.engine.instance import Instance
@@ -24,6 +25,7 @@ from diminet.engine.pools import Pools
 from diminet.engine.ports import ServiceRow, Tx
 from diminet.engine.reconciler import Reconciler
 from diminet.engine.refusals import Refusals
+from diminet.engine.rejoining import Rejoining
 from diminet.engine.requests import Requests
 from diminet.engine.reservations import Reservations
 from diminet.engine.reserving import Reserving
@@ -80,8 +82,17 @@ class Engine:
         self.changes = Changes(here, self.coordinator, self.pools)
         self.takeover = Takeover(here, self.coordinator)
         homecoming = Homecoming(here, self.participant, self.coordinator, self.outbox)
+        rejoining = Rejoining(here, self.coordinator, self.takeover, homecoming)
+        self.fencing = Fencing(here, rejoining)
         self.sync_ = Sync(
-            here, self.participant, self.outbox, self.pools, self.changes, self.takeover, homecoming
+            here,
+            self.participant,
+            self.outbox,
+            self.pools,
+            self.changes,
+            self.takeover,
+            homecoming,
+            self.fencing,
         )
         hourly = here.limits.peer_refusals_per_hour
         self.told = Buckets(rate=hourly / 3600, burst=hourly, most=MOST_SITES, clock=here.clock.now)
@@ -101,6 +112,7 @@ class Engine:
             views,
             self.resuming,
             self.takeover,
+            rejoining,
         )
 
     # -- Horizontal ----------------------------------------------------------------------------------
@@ -186,6 +198,10 @@ class Engine:
 
     async def start(self) -> None:
         """First run: no peer is needed. What was interrupted is undone or finished behind the start."""
+        try:
+            await self.fencing.compare_with_vim()
+        except DiminetError as error:  # looked at again with every audit
+            log.warning("start", code=error.code, message=error.message)
         await self.reservations.release_expired()
 
     async def run(self) -> None:
@@ -200,6 +216,8 @@ class Engine:
             (limits.reconcile_interval, self._tidy),
             (limits.audit_interval, self.audit.round),
             (limits.audit_interval, self.reconciler.sweep_networks),
+            (limits.audit_interval, self.fencing.compare_with_vim),
+            (limits.sync_interval / 4, self.fencing.round),
             (limits.sync_interval / 4, self.sync_.round),
             (limits.sync_interval, self.refusals.settle),
             (limits.sync_interval, self.takeover.renew),

@@ -7,6 +7,7 @@ end stays given.
 
 import asyncio
 
+from diminet.engine import fence
 from diminet.engine.instance import Instance
 from diminet.engine.outbox import Outbox
 from diminet.engine.pools import Pools
@@ -62,7 +63,7 @@ class Forgetting:
         sites = [m.site for m in document.members if m.site != self.here.name and not m.deferred]
         ask = (self.here.peers.at(site).snapshot(ctx, document.service_id) for site in sites)
         told = dict(zip(sites, await asyncio.gather(*ask), strict=True))
-        behind = sorted(s for s, snap in told.items() if snap.document is None or snap.document != document)
+        behind = sorted(s for s, snap in told.items() if snap.fenced or snap.document != document)
         if behind:
             raise ResourceBusy(
                 f"{', '.join(behind)} do not know the present document yet; try again in a moment",
@@ -73,6 +74,7 @@ class Forgetting:
 
     def _decide(self, tx: Tx, ctx: Context, document: Document, site: str, told: dict[str, Snapshot]) -> None:
         service_id = document.service_id
+        fence.refuse(self.here, tx, service_id)
         row = tx.service(service_id)
         if row is None or row.document != document or tx.intent(service_id) is not None:
             raise ResourceBusy("the service is being changed; try again in a moment", retry_after=1.0)

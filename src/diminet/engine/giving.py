@@ -7,6 +7,7 @@ to be given is taken out of the VIM's pool first, and looked at again before it 
 
 from collections.abc import Sequence
 
+from diminet.engine import fence
 from diminet.engine.instance import Instance
 from diminet.engine.pools import Pools
 from diminet.engine.ports import HeldBlock, ServiceRow, Tx
@@ -21,9 +22,14 @@ class Giving:
         self.here = here
         self.pools = pools
 
+    def _may_decide(self, tx: Tx, service_id: str) -> None:
+        fence.refuse(self.here, tx, service_id)
+        fence.known(self.here, tx, service_id)
+
     async def give(self, ctx: Context, service_id: str, request: BlockRequest) -> BlockGrant:
         """Give spare blocks to a member; if none is spare, free some out of the pool first."""
         requester = ctx.sender or self.here.name
+        await self.here.store.read(lambda tx: self._may_decide(tx, service_id))
         async with self.here.locks[f"give {service_id}"]:
             row = await self.here.store.read(lambda tx: tx.service(service_id))
             member = row.document.member(requester) if row and not row.document.tombstone else None
@@ -105,6 +111,7 @@ class Giving:
         used: Sequence[str],
     ) -> tuple[Block, ...]:
         service_id = row.document.service_id
+        fence.refuse(self.here, tx, service_id)
         current = tx.service(service_id)
         if current is None or current.left is not None or current.document.tombstone:
             return ()
@@ -167,6 +174,7 @@ class Giving:
     def _unpool(self, tx: Tx, document: Document, request: BlockRequest, used: Sequence[str]) -> list[Block]:
         """Unused pooled blocks, the last ones first, so that the pool stays in one piece. Until they are
         given they are not pooled again, however short we are ourselves."""
+        fence.refuse(self.here, tx, document.service_id)
         size = self.pools.size(document, request.cidr)
         mine = [h for h in tx.blocks(document.service_id) if h.block.owner == self.here.name and h.pooled]
         unused = [

@@ -8,6 +8,7 @@ adopted, only when all members answer, and only with the networks and the projec
 
 import asyncio
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 
 import structlog
 
@@ -15,7 +16,7 @@ from diminet.engine.coordinator import Coordinator
 from diminet.engine.instance import Instance
 from diminet.engine.outbox import Outbox
 from diminet.engine.participant import Participant
-from diminet.engine.ports import NOBODY, HeldBlock, Tx
+from diminet.engine.ports import NOBODY, SITE, HeldBlock, Tx
 from diminet.errors import NotAuthorised, ResourceBusy, Unavailable
 from diminet.logic import blocks as block_logic
 from diminet.logic import identifiers
@@ -41,7 +42,7 @@ class Homecoming:
         service_id = hint.service_id
         ctx = self.here.context(hint.project_id).model_copy(update={"initiator": hint.initiator})
         try:
-            told = await self._told_by_all(ctx, hint)
+            told = await self.told_by_all(ctx, hint)
         except Unavailable as error:
             log.warning("recover", service=service_id, waits_for=error.sites, message=error.message)
             return
@@ -54,11 +55,13 @@ class Homecoming:
         await self.participant.reconciler.realise(service_id)
         await self.here.tell_news()
 
-    async def _told_by_all(self, ctx: Context, hint: Document) -> dict[str, Snapshot]:
-        """Of every member but us, also those that only a newer document names."""
+    async def told_by_all(
+        self, ctx: Context, hint: Document, gone: AbstractSet[str] = frozenset()
+    ) -> dict[str, Snapshot]:
+        """Of every member but us and those that are gone, also those that only a newer document names."""
         told: dict[str, Snapshot] = {}
         document, service_id = hint, hint.service_id
-        while missing := self._others(document) - told.keys():
+        while missing := self._others(document) - told.keys() - gone:
             sites = sorted(missing)
             asked = (self.here.peers.at(site).snapshot(ctx, service_id) for site in sites)
             told |= dict(zip(sites, await asyncio.gather(*asked), strict=True))
@@ -75,11 +78,12 @@ class Homecoming:
     ) -> None:
         service_id = document.service_id
         adopted = [r for r in tx.reservations_of_service(service_id) if r.sender == NOBODY]
-        if not adopted or tx.service(service_id) is not None:
+        if tx.service(service_id) is not None or not (adopted or tx.fenced(SITE)):
             return  # come back meanwhile, or discarded
         networks, projects = {r.network_id for r in adopted}, {r.project_id for r in adopted}
         ours = {r.resource_id for r in document.resources_of(self.here.name)}
-        if projects != {document.project_id} or not (buried or ours <= networks):
+        buried = buried or not adopted  # our part was never made, so nobody was told that it is active
+        if projects - {document.project_id} or not (buried or ours <= networks):
             raise NotAuthorised(
                 f"service {service_id} is not of the networks and the project that the VIM of site "
                 f"{self.here.name} remembers: compare with `diminet recover`",

@@ -109,6 +109,10 @@ class Outbox:
         return None
 
     def _later(self, tx: Tx, row: OutboxRow, refusal: DiminetError | None = None) -> None:
+        """What nobody has taken out meanwhile, because it is for another master now or for nobody."""
+        posted = tx.outbox(service_id=row.service_id)
+        if all((o.peer, o.kind, o.rid) != (row.peer, row.kind, row.rid) for o in posted):
+            return
         if refusal and tx.intent(row.service_id) is None:  # what is being changed is refused by ourselves
             told = {"refused": refusal.message, "code": refusal.code, "networks": refusal.networks}
             row = row.model_copy(update={"refusals": row.refusals + 1, **told})
@@ -233,6 +237,8 @@ class Outbox:
         row = tx.service(service_id)
         if row is None or row.document.tombstone:
             return  # of a deleted service only what is said to the tombstone counts
+        if tx.fenced(service_id):
+            return
         if self._has_detached(row.document, state):
             self._follow_detached(tx, row.document, state)
             return
@@ -291,7 +297,7 @@ class Outbox:
     def conclude(self, tx: Tx, row: ServiceRow) -> None:
         """At the master: ACTIVE, and confirmed, once every member has the current pair."""
         document = row.document
-        if document.epoch.site != self.here.number or document.tombstone:
+        if document.epoch.site != self.here.number or document.tombstone or tx.fenced(document.service_id):
             return
         # A document that was restored is ACTIVE from the start; its members have yet to say so.
         active = row.status == ProvisioningStatus.ACTIVE

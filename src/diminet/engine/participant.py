@@ -6,9 +6,9 @@ transaction; only then is anything touched, by the reconciler, which does the sa
 
 from collections.abc import Sequence
 
-from diminet.engine import following
+from diminet.engine import fence, following
 from diminet.engine.instance import Instance
-from diminet.engine.ports import HeldBlock, MemberRow, ReservationRow, ServiceRow, Tx
+from diminet.engine.ports import NOBODY, HeldBlock, MemberRow, ReservationRow, ServiceRow, Tx
 from diminet.engine.reconciler import Reconciler
 from diminet.engine.reservations import Reservations
 from diminet.engine.states import States
@@ -58,10 +58,10 @@ class Participant:
         if ctx.sender != put.document.master or await self._is_news(put.document):
             put = await self._from_master(ctx, put.document)
             self._has_a_part(ctx.sender, put.document)
-        verdict = await self.here.store.write(lambda tx: self._take(tx, ctx, put, confirmed=False))
+        verdict = await self.here.store.write(lambda tx: self.take(tx, ctx, put, confirmed=False))
         if verdict is Verdict.ASK_MASTER:
             put = await self._from_master(ctx, put.document)
-            verdict = await self.here.store.write(lambda tx: self._take(tx, ctx, put, confirmed=True))
+            verdict = await self.here.store.write(lambda tx: self.take(tx, ctx, put, confirmed=True))
         if verdict is Verdict.BURIED:
             raise ServiceNotFound(f"service {service_id} is deleted", sites=[self.here.name])
         if verdict is Verdict.NOT_CONCERNED:
@@ -72,15 +72,26 @@ class Participant:
         return await self.states.state(service_id, put.document)
 
     async def _no_longer_promised(self, document: Document) -> None:
-        """The master goes on without us: an older document that is still on its way finds no promise,
-        so that the master may count on what this answer says."""
-        rows = await self.here.store.read(lambda tx: tx.reservations_of_service(document.service_id))
-        for rid in sorted({row.rid for row in rows if row.sender == document.master}):
+        """The master goes on without us: an older document that is still on its way finds no promise, and
+        nothing that was adopted stays, so that the master may count on what this answer says."""
+
+        def look(tx: Tx) -> list[ReservationRow]:
+            fence.known(self.here, tx, document.service_id)
+            return tx.reservations_of_service(document.service_id)
+
+        rows = await self.here.store.read(look)
+        for rid in sorted({row.rid for row in rows if row.sender in (document.master, NOBODY)}):
             await self.reservations.release(rid)
 
     async def _from_master(self, ctx: Context, document: Document) -> DocumentPut:
         """The document as its master has it: a document from anyone else is only a hint."""
         snapshot = await self.here.peers.at(document.master).snapshot(ctx, document.service_id)
+        if snapshot.document is None and snapshot.fenced:
+            raise ResourceBusy(
+                f"the database of master {document.master} was restored, and does not know service "
+                f"{document.service_id} yet",
+                sites=[document.master],
+            )
         if snapshot.document is None or snapshot.document.tombstone:
             raise ServiceNotFound(
                 f"master {document.master} holds no service {document.service_id}",
@@ -134,15 +145,16 @@ class Participant:
                 f"site {document.master} is not number {document.epoch.site} in the directory"
             )
 
-    def _take(self, tx: Tx, ctx: Context, put: DocumentPut, *, confirmed: bool) -> Verdict:
+    def take(self, tx: Tx, ctx: Context, put: DocumentPut, *, confirmed: bool) -> Verdict:
         here, document = self.here, put.document
+        fence.refuse(here, tx, document.service_id)
         row = tx.service(document.service_id)
         held = row.document if row else None
         old = following.check(here, row, document) if row is not None else None
         promises = self._live(tx, document)
         ids = {r.resource_id for r in document.resources_of(here.name)}
         reserved = {p.network_id for p in promises}
-        authorised = {i for i in ids if tx.authorised(document.service_id, i, document.project_id)}
+        authorised = {i for i in ids if self._authorised(tx, document, i)}
         verdict = judge(
             held,
             row.left if row else None,
@@ -172,6 +184,15 @@ class Participant:
             self.learn_blocks(tx, document, put.blocks, document.master)
         return verdict
 
+    def _authorised(self, tx: Tx, document: Document, network_id: str) -> bool:
+        """Once for this service; what was adopted (`recovery`), or promised by an older copy of our database,
+        was."""
+        key, now = (NOBODY, network_id, document.project_id), self.here.clock.now()
+        return tx.authorised(document.service_id, network_id, document.project_id) or any(
+            (row.sender, row.network_id, row.project_id) == key and row.expires_at > now
+            for row in tx.reservations_of_service(document.service_id)
+        )
+
     def _live(self, tx: Tx, document: Document) -> list[ReservationRow]:
         """Our promises on which the document takes us in."""
         me = document.member(self.here.name)
@@ -198,9 +219,12 @@ class Participant:
         """Store a document that was judged fit (a member) or decided (the master), checked against
         everything committed here, and take its networks over from the reservations.
 
-        Raises Conflict errors, and RevisionConflict if the stored pair has moved meanwhile."""
+        What is taken in again after a loss of the database is fenced until all its members have told
+        of it. Raises Conflict errors, Fenced, and RevisionConflict if the stored pair has moved meanwhile."""
         here = self.here
         service_id, now = document.service_id, here.clock.now()
+        fence.refuse(here, tx, service_id)
+        adopted = any(row.sender == NOBODY for row in tx.reservations_of_service(service_id))
         committed = {
             row.document.service_id: row.document
             for r in document.resources_of(here.name)
@@ -234,6 +258,8 @@ class Participant:
         tx.add_event(
             here.event("document-stored", ctx, service_id, document.project_id, pair=document.pair.etag())
         )
+        if fresh and adopted:
+            tx.raise_fence(service_id)
         return row
 
     def _within_quota(self, tx: Tx, document: Document, more: int) -> None:
@@ -403,10 +429,10 @@ class Participant:
         self, tx: Tx, ctx: Context, service_id: str, tombstone: Tombstone, *, proven: bool = False
     ) -> None:
         """proven: it comes from a master that we had not heard of, which was asked back."""
-        row = tx.service(service_id)
+        row = fence.known(self.here, tx, service_id)
         if row is None:
             promises = tx.reservations_of_service(service_id)
-            if any(p.sender != (ctx.sender or self.here.name) for p in promises):
+            if any(p.sender not in (ctx.sender or self.here.name, NOBODY) for p in promises):
                 raise NotAuthorised(f"service {service_id} was not asked for by site {ctx.sender}")
             return
         if tombstone.settled and ctx.sender == row.document.master:
@@ -437,6 +463,7 @@ class Participant:
             }
         )
         tx.save_service(buried, expect=row.document.pair)
+        tx.lift_fence(service_id)
         tx.delete_intent(service_id)  # of a takeover: what is deleted needs no master
         known = {m.site for m in tx.members(service_id)} | {m.site for m in document.members}
         for member in row.document.members:  # whom the sender may not know of: told in every answer

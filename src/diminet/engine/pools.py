@@ -11,6 +11,7 @@ unused does not ask for it again at once, so that it gets to where it is used.
 import math
 from collections.abc import Sequence, Set
 
+from diminet.engine import fence
 from diminet.engine.instance import Instance
 from diminet.engine.ports import HeldBlock, MemberRow, ServiceRow, Tx
 from diminet.engine.turns import Stretch
@@ -33,6 +34,8 @@ class Pools:
         self.spare_of: dict[tuple[str, str, str], int] = {}  # (service, cidr, site): a hint, from sync
         # (service, cidr) -> when all others had none, or we had no use for our last, and what we had then
         self.in_vain: dict[tuple[str, str], tuple[float, int]] = {}
+        # (service, cidr) -> what was free of ours at the last look at a low pool, and when that last fell
+        self.last_use: dict[tuple[str, str], tuple[int, float]] = {}
         self.got: dict[tuple[str, str], float] = {}  # (service, cidr) -> when others last gave us some
         self.leaving: dict[str, set[Block]] = {}  # service -> out of the pool just now, to be given away
         self.watched: set[str] = set()
@@ -78,8 +81,10 @@ class Pools:
         it is as it was before, or about to be."""
         network_id = resource.resource_id
         async with self.here.locks[f"shape {network_id}"]:
-            row = await self.here.store.read(lambda tx: tx.service(document.service_id))
-            if row is None or row.document.tombstone or row.left is not None:
+            row, fenced = await self.here.store.read(
+                lambda tx: (tx.service(document.service_id), tx.fenced(document.service_id))
+            )
+            if row is None or row.document.tombstone or row.left is not None or fenced:
                 return
             if all(r.resource_id != network_id for r in row.document.resources_of(self.here.name)):
                 return
@@ -150,38 +155,59 @@ class Pools:
                 await self._grow(document, resource, subnet.cidr)
 
     async def _grow(self, document: Document, resource: Resource, cidr: str) -> None:
-        """Until there is enough. A VIM that does not ask is looked at again soon while what its pool gets
-        is being used."""
+        """Until there is enough. A VIM that does not ask is looked at again soon while its pool is low and
+        what it has is being used."""
         grew = False
         for _ in range(self.here.limits.growth_steps):
             if not await self._grow_once(document, resource, cidr):
                 break
             grew = True
-        if grew and not self.here.south.asks_for_room:
+        lately = self.here.clock.now() - self.here.limits.reconcile_interval
+        used = self.last_use.get((document.service_id, cidr), (0, -math.inf))[1] > lately
+        if (grew or used) and not self.here.south.asks_for_room:
             self._look_soon(resource.resource_id, self.here.limits.deliver_interval)
 
     async def _grow_once(self, document: Document, resource: Resource, cidr: str) -> bool:
-        """Has the pool grown? Enough is the watermark, of a small subnet a quarter of its room; where the
-        VIM does not ask when a pool has run dry, at least what one step brings."""
-        limits, key, asks = self.here.limits, (document.service_id, cidr), self.here.south.asks_for_room
+        """Has the pool grown? Enough is the watermark; where the VIM asks when a pool has run dry, of a small
+        subnet a quarter of its room."""
+        limits, key = self.here.limits, (document.service_id, cidr)
         pooled, spare = await self.free(document, cidr, await self.used(document))
-        step = 0 if asks else limits.pool_step * self.size(document, cidr)
-        if pooled >= min(limits.watermark, max((pooled + spare) // 4, step)):
+        enough = limits.watermark
+        if self.here.south.asks_for_room:
+            enough = min(enough, (pooled + spare) // 4)
+        else:
+            self._note_use(key, pooled + spare, low=pooled < enough)
+        if pooled >= enough:
             return False
-        if not spare and self._pauses(key, pooled):
+        if not spare and self._pauses(key, pooled, self.size(document, cidr)):
             return False
         grew = await self.more_room(resource.resource_id, cidr)
         if grew:
             self.in_vain.pop(key, None)
-        elif pooled or asks:
+        elif pooled or self.here.south.asks_for_room:
             self.in_vain[key] = (self.here.clock.now(), pooled)
         return grew
 
-    def _pauses(self, key: tuple[str, str], free: int) -> bool:
-        """Who has asked the others in vain asks again an interval later, or when it has run dry since."""
-        at, had = self.in_vain.get(key, (-math.inf, 0))
-        ran_dry = had > 0 and free == 0
-        return self.here.clock.now() < at + self.here.limits.sync_interval and not ran_dry
+    def _note_use(self, key: tuple[str, str], free: int, *, low: bool) -> None:
+        """When less was last free than at the look before; forgotten where there is enough."""
+        before, at = self.last_use.get(key, (free, -math.inf))
+        if low:
+            self.last_use[key] = (free, self.here.clock.now() if free < before else at)
+        else:
+            self.last_use.pop(key, None)
+
+    def _pauses(self, key: tuple[str, str], free: int, size: int) -> bool:
+        """Who has asked the others in vain asks again an interval later, or when it has run dry since; where
+        the VIM does not ask, when half of what was left then is used, and not at all while nothing is used
+        and a step's worth is left. size: of a block."""
+        if key not in self.in_vain:
+            return False
+        at, had = self.in_vain[key]
+        asks = self.here.south.asks_for_room
+        if had > 0 and free <= (0 if asks else had // 2):
+            return False
+        idle = not asks and free >= max(had, self.here.limits.pool_step * size)
+        return idle or self.here.clock.now() < at + self.here.limits.sync_interval
 
     def gave_last(self, service_id: str, cidr: str) -> None:
         """We have given away our last address, for which nobody here had a use."""
@@ -199,6 +225,7 @@ class Pools:
             return service_id in live or service_id not in stretch
 
         self.in_vain = {key: value for key, value in self.in_vain.items() if kept(key[0])}
+        self.last_use = {key: value for key, value in self.last_use.items() if kept(key[0])}
         self.got = {key: at for key, at in self.got.items() if kept(key[0])}
         self.spare_of = {key: count for key, count in self.spare_of.items() if kept(key[0])}
 
@@ -209,6 +236,8 @@ class Pools:
             if found is None or found[0].left is not None:
                 return False
             document = found[0].document
+            if await self.here.store.read(lambda tx: tx.fenced(document.service_id)):
+                return False
             spare = await self._pool_spare(document, cidr)
             if not spare and not await self._ask(document, cidr):
                 return False
@@ -221,6 +250,7 @@ class Pools:
 
     async def _pool_spare(self, document: Document, cidr: str) -> bool:
         def decide(tx: Tx) -> bool:
+            fence.refuse(self.here, tx, document.service_id)
             held = [
                 h
                 for h in tx.blocks(document.service_id)
@@ -262,6 +292,8 @@ class Pools:
 
     async def ask_for(self, document: Document, block: Block) -> bool:
         """Ask its owner for that very block, in which an address is in use here already."""
+        if await self.here.store.read(lambda tx: tx.fenced(document.service_id)):
+            return False  # it may be ours
         owner = document.member(block.owner)
         if owner is None or owner.deferred:
             return False
@@ -275,6 +307,7 @@ class Pools:
         """Pool a spare block of our own in which an address is in use, so that it is not given away."""
 
         def decide(tx: Tx) -> None:
+            fence.refuse(self.here, tx, document.service_id)
             mine = {(h.block.cidr, h.block.index): h for h in self._mine(tx, document)}
             held = mine.get((block.cidr, block.index))
             if held is not None and not held.pooled:
@@ -311,7 +344,7 @@ class Pools:
 
         def take(tx: Tx) -> bool:
             row = tx.service(service_id)
-            if row is None or row.left is not None or row.document.tombstone:
+            if row is None or row.left is not None or row.document.tombstone or tx.fenced(service_id):
                 return False
             known = {(h.block.cidr, h.block.index): h.block for h in tx.blocks(service_id)}
             believed = [
@@ -335,6 +368,8 @@ class Pools:
         them as its own (given for a join that failed, or on a request whose answer was lost) are ours."""
         row = tx.service(service_id)
         if row is None or row.document.tombstone or row.document.epoch.site != self.here.number:
+            return
+        if tx.fenced(service_id):
             return
         members = tx.members(service_id)
         if not self._followed(row.document, members):

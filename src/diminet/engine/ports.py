@@ -20,6 +20,7 @@ from diminet.messages import (
     Change,
     ChangeAnswer,
     Context,
+    Count,
     DocumentPut,
     Hello,
     MemberState,
@@ -233,6 +234,8 @@ class ServiceRow(Model):
 
 
 NOBODY = ""
+FOR_EVER = 1e11  # epoch seconds: of a promise that is meant to last
+SITE = ""  # names the fence of the site as a whole, beside those of its services
 
 
 class ReservationRow(Model):
@@ -317,18 +320,24 @@ class OutboxRow(Model):
 
 
 class PeerRow(Model):
+    """count: the highest one of its database that the site has told."""
+
     site: str
     number: int | None = None
     incarnation: str | None = None
+    count: Count = Count()
     seen_at: float | None = None
 
 
 class Meta(Model):
-    """Of this database. incarnation: new after restore or re-install."""
+    """Of this database. incarnation: new after restore or re-install. writes: raised by every transaction;
+    a site that has shown a higher one before has an older copy of its database. key: proves that (never
+    told)."""
 
     database_id: str
     incarnation: str
     writes: int
+    key: str
 
 
 class Figures(Model):
@@ -438,6 +447,7 @@ class Tx(Protocol):
     def expired_reservations(self, now: float, *, most: float = math.inf) -> list[ReservationRow]:
         """Also those that would last for more than `most` seconds: the clock was set back since."""
 
+    def all_reservations(self) -> list[ReservationRow]: ...
     def add_reservation(self, row: ReservationRow) -> None: ...
     def delete_reservations(self, rid: str) -> None: ...
     def authorise(self, service_id: str, network_id: str, initiator: Initiator, at: float) -> None: ...
@@ -464,6 +474,9 @@ class Tx(Protocol):
         """Our own request to that peer that is not answered yet: it is repeated, not renumbered."""
 
     def start_block_request(self, service_id: str, peer: str, cidr: str, count: int) -> BlockRequest: ...
+    def block_requests(self, service_id: str, peer: str) -> dict[str, int]:
+        """Per CIDR, the highest number that we have used towards that peer."""
+
     def end_block_request(self, service_id: str, peer: str, cidr: str) -> None: ...
 
     # intents
@@ -519,6 +532,22 @@ class Tx(Protocol):
         """Take or renew; False while another holds it."""
 
     def meta(self) -> Meta: ...
+
+    def outbid_writes(self, seen: int) -> None:
+        """The count of writes goes on behind `seen`."""
+
+    # a restored database (docs/adr/0020)
+    def fence(self, incarnation: str) -> None:
+        """This is an older copy: SITE and every live service are fenced; what was under way then is not
+        carried on (no intents), what was promised then is kept as nobody's until it is known what became
+        of it."""
+
+    def fences(self) -> list[str]: ...
+    def fenced(self, service_id: str) -> bool:
+        """That service, or SITE."""
+
+    def raise_fence(self, service_id: str) -> None: ...
+    def lift_fence(self, service_id: str) -> None: ...
 
     def prune(self, *, events_before: float, events_most: int, settled_before: float, now: float) -> None:
         """Bounded growth: old events, settled tombstones and revoked services, idempotency keys."""

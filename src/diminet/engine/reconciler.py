@@ -13,7 +13,7 @@ import structlog
 from diminet.engine.audit import Audit
 from diminet.engine.instance import Instance
 from diminet.engine.pools import Pools
-from diminet.engine.ports import ServiceRow, Tx
+from diminet.engine.ports import SITE, Meta, ServiceRow, Tx
 from diminet.engine.turns import Turn
 from diminet.errors import DiminetError, NetworkNotFound, SiteRefused
 from diminet.model import (
@@ -28,7 +28,7 @@ from diminet.model import (
 
 log = structlog.get_logger()
 
-MARK = "database"  # of the VIM: which database it was last used with
+MARK = "database"  # of the VIM: which database it was last used with, and how often that was written
 TAKEN_DOWN = {ProvisioningStatus.PENDING_DELETE, ProvisioningStatus.REVOKED}
 
 
@@ -36,6 +36,19 @@ def known_networks(tx: Tx, service_id: str) -> set[str]:
     """Our networks that were promised to that service or joined by it; "" is promised to be made."""
     promised = {row.network_id for row in tx.reservations_of_service(service_id)}
     return promised | {connection.resource_id for connection in tx.connections(service_id)}
+
+
+def as_mark(meta: Meta) -> str:
+    return f"{meta.database_id}/{meta.writes}"
+
+
+def database_of(mark: str) -> str:
+    return mark.partition("/")[0]
+
+
+def writes_of(mark: str) -> int:
+    """0: of an instance that did not tell it yet."""
+    return int(mark.partition("/")[2] or 0)
 
 
 class Reconciler:
@@ -46,6 +59,7 @@ class Reconciler:
         self.health: dict[str, Health] = {}
         self.appeared: dict[str, tuple[str, ...]] = {}
         self.stranger = False  # the VIM says that it was last used with another database
+        self.adopted = False  # all that the VIM remembers and a restored database did not is promised
         self.looking = Turn()  # for overlaps
         self.sweeping = Turn()  # through networks that we made
 
@@ -53,12 +67,14 @@ class Reconciler:
         """Make this site's part of the service as its row says. Raises what the VIM said; the
         connections then are ERROR and it is tried again at the next interval."""
         async with self.here.locks[f"service {service_id}"]:
-            row = await self.here.store.read(lambda tx: tx.service(service_id))
+            row, fenced = await self.here.store.read(
+                lambda tx: (tx.service(service_id), tx.fenced(service_id))
+            )
             if row is None or (row.settled and row.applied == row.document.pair):
                 return
             if row.document.tombstone or row.left is not None:
                 await self._take_down(row)
-            else:
+            elif not fenced:  # else what exists goes on as it is
                 await self._make(row)
 
     # -- making ------------------------------------------------------------------------------------
@@ -196,7 +212,7 @@ class Reconciler:
         current = tx.service(service_id)
         if current is None or current.document.pair != row.document.pair:
             return
-        if current.left is not None:
+        if current.left is not None and not tx.fenced(service_id):
             self.pools.give_back(tx, current.document)
         others = [m for m in tx.members(service_id) if m.site != self.here.name and not m.clean]
         master = current.document.epoch.site == self.here.number
@@ -299,16 +315,17 @@ class Reconciler:
 
     async def trusts_vim(self) -> bool:
         """May what this database does not know of be taken for left over? Not if the VIM was last used
-        with another database: then it may be all that is left of live services (`diminet recover`)."""
-        meta = await self.here.store.read(lambda tx: tx.meta())
+        with another database, or this one is an older copy: then it may be all that is left of live
+        services (`diminet recover`, docs/adr/0020)."""
+        meta, fenced = await self.here.store.read(lambda tx: (tx.meta(), tx.fenced(SITE)))
         mark = await self.here.south.mark(MARK)
         if mark is None:
-            await self.here.south.set_mark(MARK, meta.database_id)
-        stranger = mark not in (None, meta.database_id)
+            await self.here.south.set_mark(MARK, as_mark(meta))
+        stranger = mark is not None and database_of(mark) != meta.database_id
         if stranger and not self.stranger:
             log.warning("recover", mark=mark, database=meta.database_id, what="run `diminet recover`")
         self.stranger = stranger
-        return not stranger
+        return not stranger and (self.adopted or not fenced)
 
     async def sweep_networks(self) -> None:
         """Networks that we made, and tenants' subnets that we changed, and nothing here knows of: a VIM
@@ -316,7 +333,10 @@ class Reconciler:
         if not await self.trusts_vim():
             return
         remains = await self.here.south.remains()
-        known = {f"{r.service_id} {r.network_id}": r for r in remains if r.made or not r.service_id}
+        fenced = await self.here.store.read(lambda tx: tx.fenced(SITE))
+        # Which service a subnet was changed for the VIM does not say: maybe for one that is to come back.
+        swept = (r for r in remains if r.made or not (r.service_id or fenced))
+        known = {f"{r.service_id} {r.network_id}": r for r in swept}
         most = self.here.limits.round_batch
         names = sorted(name for name in known if name > self.sweeping.after)[:most]
         self.sweeping.took(names, most)

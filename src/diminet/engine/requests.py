@@ -4,6 +4,7 @@ from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from diminet.engine import fence
 from diminet.engine.changes import Changes
 from diminet.engine.coordinator import Coordinator
 from diminet.engine.detaching import Detaching
@@ -13,6 +14,7 @@ from diminet.engine.outbox import Outbox
 from diminet.engine.participant import Participant
 from diminet.engine.pools import Pools
 from diminet.engine.ports import ServiceFilter, ServiceRow, Tx
+from diminet.engine.rejoining import Rejoining
 from diminet.engine.repeats import Repeats
 from diminet.engine.resuming import Resuming
 from diminet.engine.takeover import Takeover
@@ -61,6 +63,7 @@ class Requests:
         views: Views,
         resuming: Resuming,
         takeover: Takeover,
+        rejoining: Rejoining,
     ) -> None:
         self.here = here
         self.coordinator = coordinator
@@ -71,6 +74,7 @@ class Requests:
         self.views = views
         self.resuming = resuming
         self.takeover_ = takeover
+        self.rejoining = rejoining
         self.forgetting = Forgetting(here, outbox, pools)
         self.detaching = Detaching(here, participant)
         self.repeats = Repeats(here)
@@ -157,7 +161,7 @@ class Requests:
     # -- read ----------------------------------------------------------------------------------------
 
     async def _row(self, service_id: str) -> ServiceRow:
-        row = await self.here.store.read(lambda tx: tx.service(service_id))
+        row = await self.here.store.read(lambda tx: fence.known(self.here, tx, service_id))
         hidden = row is not None and (
             row.left is not None or (row.settled and row.status != ProvisioningStatus.REVOKED)
         )
@@ -310,7 +314,7 @@ class Requests:
 
     async def handed_in(self, ctx: Context, service_id: str, change: Change) -> ChangeAnswer:
         """From a peer, for us as the master; a member that a joining site has asked passes it on."""
-        row = await self.here.store.read(lambda tx: tx.service(service_id))
+        row = await self.here.store.read(lambda tx: fence.known(self.here, tx, service_id))
         if row is None or row.left is not None or ctx.initiator.project_id != row.document.project_id:
             raise ServiceNotFound(f"there is no service {service_id} at site {self.here.name}")
         if row.document.epoch.site == self.here.number:
@@ -347,6 +351,7 @@ class Requests:
         return await self.views.of(row)
 
     async def _grow(self, document: Document) -> None:
+        await self.here.store.read(lambda tx: fence.refuse(self.here, tx, document.service_id))
         if not self.here.type_of(document.type).uses_blocks:
             raise InvalidRequest("only services that stretch a network (l2) have address pools")
         grown = [
@@ -370,7 +375,9 @@ class Requests:
             if not caller.admin:
                 raise NotAuthorised("a takeover is for operators: it needs the role admin")
             row = await self._row(service_id)
-            if row.document.epoch.site != self.here.number or fenced(row.document, row.promised):
+            if await self.here.store.read(lambda tx: tx.fenced(service_id)):
+                await self._in_time(ctx, service_id, self.rejoining.rejoin(ctx, service_id, gone))
+            elif row.document.epoch.site != self.here.number or fenced(row.document, row.promised):
                 await self._in_time(ctx, service_id, self.takeover_.run(ctx, service_id, gone))
         except DiminetError as error:
             await self._audit(ctx, service_id, "takeover", error)

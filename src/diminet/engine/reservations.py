@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import structlog
 from pydantic import SecretStr
 
+from diminet.engine import fence
 from diminet.engine.instance import Instance
 from diminet.engine.ports import NOBODY, ReservationRow, Tx
 from diminet.errors import (
@@ -140,6 +141,10 @@ class Reservations:
     ) -> tuple[list[ReservationRow], bool]:
         """The promises, and whether they are the first ones for that service here."""
         held = tx.service(request.service_id)
+        fence.refuse(self.here, tx, request.service_id)
+        known = {r.resource_id for r in held.document.resources_of(self.here.name)} if held else set[str]()
+        if any(entry.resource_id not in known for entry in request.entries):
+            fence.refuse_new(self.here, tx)
         if held is not None and held.document.tombstone:
             raise ServiceNotFound(f"service {request.service_id} is deleted", sites=[self.here.name])
         if held is not None and held.left is None and asker != held.document.master:
@@ -320,15 +325,19 @@ class Reservations:
             if row.made and not network_id:
                 network_id = await here.south.make_network(row.service_id, row.project_id, "", here.name)
             async with here.locks[f"shape {network_id}"]:
-                connections = await here.store.read(lambda tx: tx.connections(row.service_id))
-                if any(c.resource_id == network_id for c in connections):
-                    return  # a live part of the service: it is put back when it leaves
+                if await here.store.read(lambda tx: self._is_joined(tx, row.service_id, network_id)):
+                    return  # a live part of a service: it is put back when it leaves
                 if row.made:
                     await here.south.drop_network(network_id)
                 for shape in row.original:
                     await here.south.shape_subnet(network_id, shape, make=False)
         except NetworkNotFound:
             return  # the tenant has deleted it meanwhile: nothing to put back
+
+    def _is_joined(self, tx: Tx, service_id: str, network_id: str) -> bool:
+        """By that service, or, where the promise is of an older copy of the database, by another since."""
+        mine = any(c.resource_id == network_id for c in tx.connections(service_id))
+        return mine or bool(tx.services_of_network(self.here.name, network_id))
 
     async def release_expired(self) -> None:
         now = self.here.clock.now()

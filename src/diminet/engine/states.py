@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from diminet.engine.instance import Instance
-from diminet.engine.ports import HeldBlock, MemberRow, ServiceRow, Tx
+from diminet.engine.ports import SITE, HeldBlock, MemberRow, ServiceRow, Tx
 from diminet.engine.reconciler import Reconciler
 from diminet.messages import Context, MemberState, Snapshot
 from diminet.model import Document, OperatingStatus, ProvisioningStatus
@@ -57,18 +57,22 @@ class States:
     async def snapshot(self, ctx: Context, service_id: str) -> Snapshot:
         """All that we have of a service, for a site that has a part in it; else as if unknown."""
 
-        def look(tx: Tx) -> tuple[ServiceRow | None, list[HeldBlock], list[MemberRow]]:
-            return tx.service(service_id), tx.blocks(service_id), tx.members(service_id)
+        return await self.here.store.read(lambda tx: self._snapshot(tx, service_id, ctx.sender))
 
-        row, held, asked = await self.here.store.read(look)
-        if row is None or not self._concerns(row, asked, ctx.sender):
-            return Snapshot(document=None, state=None)
+    def _snapshot(self, tx: Tx, service_id: str, asker: str | None) -> Snapshot:
+        row = tx.service(service_id)
+        if row is None or not self._concerns(row, tx.members(service_id), asker):
+            return Snapshot(document=None, state=None, fenced=tx.fenced(SITE))
+        held = tx.blocks(service_id)
         return Snapshot(
             document=row.document,
             state=self.state_of(row, held),
             blocks=tuple(h.block for h in held),
             confirmed=row.confirmed == row.document.pair,
             ports=self.reconciler.audit.mine.get(service_id, {}),
+            promised=row.promised,
+            asked=tx.block_requests(service_id, asker) if asker else {},
+            fenced=tx.fenced(service_id),
         )
 
     @staticmethod

@@ -12,12 +12,13 @@ from contextlib import suppress
 import structlog
 
 from diminet.engine.changes import Changes
+from diminet.engine.fencing import Fencing
 from diminet.engine.homecoming import Homecoming
 from diminet.engine.instance import Instance
 from diminet.engine.outbox import Outbox
 from diminet.engine.participant import Participant
 from diminet.engine.pools import Pools
-from diminet.engine.ports import HeldBlock, MemberRow, PeerRow, ServiceRow, Tx
+from diminet.engine.ports import HeldBlock, MemberRow, ServiceRow, Tx
 from diminet.engine.takeover import Takeover
 from diminet.errors import DiminetError, ServiceNotFound, SiteUnreachable, Unavailable
 from diminet.logic import blocks as block_logic
@@ -42,6 +43,7 @@ class Sync:
         changes: Changes,
         takeover: Takeover,
         homecoming: Homecoming,
+        fencing: Fencing,
     ) -> None:
         self.here = here
         self.participant = participant
@@ -50,6 +52,7 @@ class Sync:
         self.changes = changes
         self.takeover = takeover
         self.homecoming = homecoming
+        self.fencing = fencing
         self.busy: set[str] = set()  # peers with which an exchange is under way in this process
         self.taking_in: set[str] = set()  # peers whose report is being looked at behind an answer
         self.met: dict[str, float] = {}  # peer -> when an exchange that serves both last began
@@ -61,7 +64,9 @@ class Sync:
         """What we have; what the asker has told of itself is looked at behind the answer, one report of
         it at a time: what it tells meanwhile it tells again."""
         asker = ctx.sender or self.here.name
-        await self.heard(asker, ctx.incarnation)
+        await self.fencing.heard(asker, ctx.incarnation, theirs)
+        if theirs is not None and theirs.fenced:
+            return await self.fencing.all_for(asker, await self.report(asker, left=True))
         if theirs is not None and asker not in self.taking_in:
             self.met[asker] = self.here.clock.now()
             self.taking_in.add(asker)
@@ -74,20 +79,16 @@ class Sync:
         finally:
             self.taking_in.discard(asker)
 
-    async def report(self, asker: str) -> SyncReport:
-        """What we have of every service that the other site has a part in."""
+    async def report(self, asker: str, *, left: bool = False) -> SyncReport:
+        """What we have of every service that the other site has a part in. left: also of those that we
+        have left for good."""
 
-        def look(tx: Tx) -> tuple[list[SyncEntry], str]:
-            rows = [row for row in tx.services_shared_with(asker) if self._concerns(tx, row, asker)]
-            return [self._entry(tx, row) for row in rows], tx.meta().incarnation
+        def look(tx: Tx) -> SyncReport:
+            shared = tx.services_shared_with(asker)
+            rows = [row for row in shared if left or self._concerns(tx, row, asker)]
+            return self.fencing.report(tx, asker, [self._entry(tx, row) for row in rows])
 
-        entries, incarnation = await self.here.store.read(look)
-        return SyncReport(
-            site=self.here.name,
-            number=self.here.number,
-            incarnation=incarnation,
-            services=tuple(entries),
-        )
+        return await self.here.store.read(look)
 
     @staticmethod
     def _concerns(tx: Tx, row: ServiceRow, asker: str) -> bool:
@@ -118,10 +119,6 @@ class Sync:
             promised=row.promised if fenced(row.document, row.promised) else None,
             spare=dict(spare),
         )
-
-    async def heard(self, site: str, incarnation: str | None) -> None:
-        row = PeerRow(site=site, incarnation=incarnation, seen_at=self.here.clock.now())
-        await self.here.store.write(lambda tx: tx.save_peer(row))
 
     # -- asking --------------------------------------------------------------------------------------
 
@@ -156,7 +153,7 @@ class Sync:
             mine = await self.report(site)
             told = mine if len(mine.services) <= self.here.limits.sync_entries else None
             report = await self.here.peers.at(site).sync(self.here.context(), told)
-            await self.heard(site, report.incarnation)
+            await self.fencing.heard(site, report.incarnation, report)
             await self._take_in(site, report)
         except DiminetError as error:
             return error
@@ -200,6 +197,8 @@ class Sync:
     async def _compare(self, site: str, entry: SyncEntry) -> bool:
         def look(tx: Tx) -> tuple[ServiceRow | None, list[HeldBlock], bool]:
             row = tx.service(entry.service_id)
+            if tx.fenced(entry.service_id):
+                return row, [], False  # all its members are asked first
             if row is None:
                 return None, [], bool(tx.reservations_of_service(entry.service_id))
             return row, tx.blocks(entry.service_id), self._was_asked(tx, row, site)
@@ -333,6 +332,7 @@ class Sync:
                 and row.document.epoch.site == self.here.number
                 and not row.settled
                 and row.left is None
+                and not tx.fenced(row.document.service_id)
             ]
 
         for row in await self.here.store.read(look):

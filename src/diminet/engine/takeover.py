@@ -11,11 +11,12 @@ A vote is never taken back. Who has been voted against and stands, the master, a
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 
 import structlog
 
+from diminet.engine import fence
 from diminet.engine.coordinator import Coordinator
 from diminet.engine.instance import Instance
 from diminet.engine.ports import IntentRow, ServiceRow, Tx
@@ -29,6 +30,7 @@ from diminet.errors import (
     SiteRefused,
     SiteUnreachable,
 )
+from diminet.logic import restored
 from diminet.logic import takeover as logic
 from diminet.logic.takeover import Ballot
 from diminet.messages import Context, Vote, VoteRequest
@@ -60,10 +62,12 @@ class Takeover:
 
     def _vote(self, tx: Tx, ctx: Context, service_id: str, request: VoteRequest) -> Vote:
         here, candidate = self.here, ctx.sender or self.here.name
-        row = tx.service(service_id)
+        row = fence.known(here, tx, service_id)
         if row is None or row.left is not None or row.document.tombstone:
             raise ServiceNotFound(f"site {here.name} has no part in service {service_id}", sites=[here.name])
         held = row.document
+        if not restored.is_behind_all(request.epoch, held, row.promised):
+            fence.refuse(here, tx, service_id)  # what it has voted for since is forgotten
         ballot = logic.ballot(held, row.promised, candidate, request.epoch, request.pair)
         if ballot is Ballot.STRANGER:
             raise NotAuthorised(f"site {candidate} is not a member of service {service_id}")
@@ -82,17 +86,27 @@ class Takeover:
 
     # -- asking --------------------------------------------------------------------------------------
 
-    async def run(self, ctx: Context, service_id: str, gone: AbstractSet[str] = frozenset()) -> None:
+    async def run(
+        self,
+        ctx: Context,
+        service_id: str,
+        gone: AbstractSet[str] = frozenset(),
+        *,
+        behind: Epoch | None = None,
+        lift: Callable[[Tx], None] | None = None,
+    ) -> None:
         """Become the master, or raise and leave the service as it is. gone: sites that an operator has
-        declared gone for good."""
+        declared gone for good. behind: claim a higher epoch than that. lift: done with the commit, of a
+        service that is fenced."""
         running = self.coordinator.running
         if service_id in running:
             raise ResourceBusy("the service is being changed; try again in a moment", retry_after=1.0)
         running.add(service_id)
         try:
-            seen: Epoch | None = self.contested.get(service_id)
+            known = [e for e in (self.contested.get(service_id), behind) if e is not None]
+            seen: Epoch | None = max(known, default=None)
             for _ in range(ATTEMPTS):
-                seen = await self._attempt(ctx, service_id, gone, seen)
+                seen = await self._attempt(ctx, service_id, gone, seen, lift)
                 if seen is None:
                     await self._spread(ctx, service_id)
                     return
@@ -101,11 +115,27 @@ class Takeover:
         raise ResourceBusy("other sites claim the service, too; try again in a moment", retry_after=1.0)
 
     async def _attempt(
-        self, ctx: Context, service_id: str, gone: AbstractSet[str], seen: Epoch | None
+        self,
+        ctx: Context,
+        service_id: str,
+        gone: AbstractSet[str],
+        seen: Epoch | None,
+        lift: Callable[[Tx], None] | None,
     ) -> Epoch | None:
         """None: we are the master. Else a higher epoch that somebody has voted for."""
         here = self.here
-        intent, epoch = await here.store.write(lambda tx: self._begin(tx, ctx, service_id, gone, seen))
+
+        def begin(tx: Tx) -> tuple[IntentRow, Epoch]:
+            if lift is None:
+                fence.refuse(here, tx, service_id)
+            return self._begin(tx, ctx, service_id, gone, seen)
+
+        def commit(tx: Tx) -> None:
+            if lift is not None:
+                lift(tx)
+            self._commit(tx, ctx, intent, epoch, gone)
+
+        intent, epoch = await here.store.write(begin)
         base = intent.before
         assert base is not None  # of a takeover there always is one
         try:
@@ -113,7 +143,7 @@ class Takeover:
             if not self._judge(base, votes, errors, gone):
                 await here.store.write(lambda tx: tx.delete_intent(service_id))
                 return max((v.promised for v in votes if v.promised is not None), default=epoch)
-            await here.store.write(lambda tx: self._commit(tx, ctx, intent, epoch, gone))
+            await here.store.write(commit)
         except DiminetError as error:
             await self.coordinator.undoing.drop_intent(ctx, intent, error)
             raise

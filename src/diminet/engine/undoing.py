@@ -7,6 +7,7 @@ before it. Sites that cannot be told now are told by the outbox.
 import asyncio
 from collections.abc import Sequence
 
+from diminet.engine import fence
 from diminet.engine.instance import Instance
 from diminet.engine.outbox import Outbox
 from diminet.engine.participant import Participant
@@ -122,6 +123,7 @@ class Undoing:
             row = tx.service(service_id)
             if row is None:
                 raise ServiceNotFound(f"there is no service {service_id}")
+            fence.refuse(self.here, tx, service_id)
             tx.delete_intent(service_id)
             if row.document.epoch.site != self.here.number:
                 if row.document.tombstone:

@@ -33,11 +33,12 @@ class Views:
 
         def look(
             tx: Tx,
-        ) -> tuple[list[MemberRow], list[HeldBlock], list[Connection], list[OutboxRow]]:
+        ) -> tuple[list[MemberRow], list[HeldBlock], list[Connection], list[OutboxRow], bool]:
             held = tx.blocks(service_id) if in_full else []
-            return tx.members(service_id), held, tx.connections(service_id), tx.outbox(service_id=service_id)
+            posted = tx.outbox(service_id=service_id)
+            return tx.members(service_id), held, tx.connections(service_id), posted, tx.fenced(service_id)
 
-        members, held, connections, outbox = await self.here.store.read(look)
+        members, held, connections, outbox, fenced = await self.here.store.read(look)
         known = {m.site: m for m in members}
         document = row.document
         states = {m.site: self._operating(row, m, known.get(m.site)) for m in document.members}
@@ -46,6 +47,8 @@ class Views:
         capabilities = await self.here.south.capabilities() if in_full else None
         warnings = [*row.warnings, *self.reconciler.problems(service_id)]
         warnings += self.reconciler.audit.warnings(service_id)
+        if fenced:
+            warnings.append(f"fenced: the database of site {self.here.name} was restored (ADR 20)")
         if capabilities is not None and not capabilities.data_plane:
             warnings.append("no-data-plane")
         return ServiceView(

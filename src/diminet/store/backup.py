@@ -3,6 +3,7 @@
 For PostgreSQL and MariaDB their own tools do this.
 """
 
+import asyncio
 import os
 import sqlite3
 import uuid
@@ -10,7 +11,9 @@ from contextlib import closing
 from pathlib import Path
 
 from diminet.errors import BadSurroundings
+from diminet.store import schema
 from diminet.store.database import file_of, nobody_else, storage_errors
+from diminet.store.store import SqlStore
 
 BACKUP_TIMEOUT_S = 30.0
 PROBLEMS_MOST = 100  # lines of an integrity check
@@ -29,8 +32,8 @@ def backup(url: str, file: str | Path, *, storage_timeout_s: float = BACKUP_TIME
 
 
 def restore(url: str, file: str | Path, *, storage_timeout_s: float = BACKUP_TIMEOUT_S) -> None:
-    """Put the backup in the database's place, with a new incarnation: peers must not take it for what
-    they knew (DESIGN section 5, "a restored database is not trusted").
+    """Put the backup in the database's place, at this version's schema and fenced, with a new incarnation
+    (DESIGN section 5, "a restored database is not trusted").
 
     What was there is kept as `<database>.replaced`. Raises BadSurroundings while a process has the
     database open, or if `file` is no sound DIMINET database.
@@ -42,12 +45,21 @@ def restore(url: str, file: str | Path, *, storage_timeout_s: float = BACKUP_TIM
         if target.exists():
             _require_unlocked(target)
         _copy(source, fresh, storage_timeout_s)
-        with storage_errors(f"the copy {fresh}"), closing(_connect(fresh, storage_timeout_s)) as db:
-            db.execute("UPDATE meta SET incarnation = ?", (str(uuid.uuid4()),))
+        _fence(f"sqlite:///{fresh}", storage_timeout_s)
         _sync(fresh)
         _put_aside(target)
         os.replace(fresh, target)
         _sync(target.parent)
+
+
+def _fence(url: str, timeout_s: float) -> None:
+    schema.upgrade(url, storage_timeout_s=timeout_s)
+    store = SqlStore(url, storage_timeout_s=timeout_s, threaded=False)
+    try:
+        asyncio.run(store.write(lambda tx: tx.fence(str(uuid.uuid4()))))
+    finally:
+        store.close()
+        Path(f"{file_of(url)}.lock").unlink()
 
 
 def integrity(url: str, *, storage_timeout_s: float = BACKUP_TIMEOUT_S) -> tuple[str, ...]:

@@ -97,6 +97,14 @@ class Blocks(Tallies):
         """The row stays: its number is the counter."""
         self._db.execute(_END_REQUEST, {"of_service": service_id, "of_peer": peer, "of_cidr": cidr})
 
+    def block_requests(self, service_id: str, peer: str) -> dict[str, int]:
+        table = block_requests
+        of_peer = (table.c.service_id == service_id, table.c.peer == peer)
+        rows = self._db.execute(
+            sa.select(table.c.cidr, table.c.number).where(*of_peer).order_by(table.c.cidr)
+        )
+        return {row.cidr: row.number for row in rows}
+
     def _request(self, service_id: str, peer: str, cidr: str) -> "sa.Row[Any] | None":
         this = {"of_service": service_id, "of_peer": peer, "of_cidr": cidr}
         return self._db.execute(_REQUEST, this).first()

@@ -23,6 +23,9 @@ class Promises(Rows):
     def expired_reservations(self, now: float, *, most: float = math.inf) -> list[ReservationRow]:
         return self._reservations(_EXPIRED, now=now, beyond=min(now + most, FAR))
 
+    def all_reservations(self) -> list[ReservationRow]:
+        return self._reservations(_ALL)
+
     def _reservations(
         self, which: "sa.Select[str] | sa.CompoundSelect[str]", **values: object
     ) -> list[ReservationRow]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import traceback
 import uuid
 from pathlib import Path
@@ -13,7 +14,7 @@ from diminet.errors import BadSurroundings, DiminetError, from_dict
 from diminet.store.database import file_of, is_memory, make_engine, nobody_else, storage_errors, transaction
 from diminet.store.tables import meta, metadata
 
-HEAD = "0003"  # the newest migration; kept here so that opening a store need not load Alembic
+HEAD = "0004"  # the newest migration; kept here so that opening a store need not load Alembic
 MIGRATIONS = Path(__file__).parent / "migrations"
 UPGRADE_TIMEOUT_S = 30.0
 
@@ -115,7 +116,7 @@ def give_identity(db: sa.Connection) -> None:
     """The one row of `meta`, when the database is new."""
     if db.execute(sa.select(meta.c.id)).first() is None:
         ids = {"database_id": str(uuid.uuid4()), "incarnation": str(uuid.uuid4())}
-        db.execute(meta.insert().values(id=1, writes=0, **ids))
+        db.execute(meta.insert().values(id=1, writes=0, key=secrets.token_hex(32), **ids))
 
 
 def version_of(db: sa.Connection) -> str | None:

@@ -11,6 +11,7 @@ from diminet.store.tables import (
     block_requests,
     blocks,
     connections,
+    fences,
     grants,
     identifiers,
     intents,
@@ -33,6 +34,7 @@ HANGING_ON_A_SERVICE = (
     block_requests,
     intents,
     identifiers,
+    fences,
 )
 
 

@@ -66,7 +66,10 @@ class SiteWide(Rows):
 
     def meta(self) -> Meta:
         row = self._db.execute(_META).one()
-        return Meta(database_id=row.database_id, incarnation=row.incarnation, writes=row.writes)
+        return Meta(database_id=row.database_id, incarnation=row.incarnation, writes=row.writes, key=row.key)
+
+    def outbid_writes(self, seen: int) -> None:
+        self._db.execute(meta.update().where(meta.c.writes <= seen).values(writes=seen + 1))
 
 
 _HIGHEST = sa.select(sa.func.max(identifiers.c.number)).where(identifiers.c.number <= sa.bindparam("high"))
@@ -75,5 +78,5 @@ _MINT = identifiers.insert().inline()
 _PEER = sa.select(peers.c.body).where(peers.c.site == sa.bindparam("site"))
 _PEERS = sa.select(peers.c.body).order_by(peers.c.site)
 _LEASE = sa.select(leases).where(leases.c.name == sa.bindparam("name"))
-_META = sa.select(meta.c.database_id, meta.c.incarnation, meta.c.writes)
+_META = sa.select(meta.c.database_id, meta.c.incarnation, meta.c.writes, meta.c.key)
 COUNT_WRITE = meta.update().values(writes=meta.c.writes + 1)

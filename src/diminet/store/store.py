@@ -26,9 +26,9 @@ from diminet.store.database import (
     take_file_lock,
     transaction,
 )
+from diminet.store.fences import Fences
 from diminet.store.history import History, Pruning
 from diminet.store.lists import Lists
-from diminet.store.promises import Promises
 from diminet.store.site import COUNT_WRITE, SiteWide
 from diminet.store.work import Work
 
@@ -38,7 +38,7 @@ STORAGE_TIMEOUT_S = 5.0
 OURS = "this site's database"
 
 
-class SqlTx(Lists, Pruning, Blocks, Promises, Work, History, SiteWide):
+class SqlTx(Lists, Pruning, Blocks, Fences, Work, History, SiteWide):
     """`engine.ports.Tx` on one SQLAlchemy connection, inside its transaction."""
 
 

@@ -46,6 +46,7 @@ meta = sa.Table(
     sa.Column("database_id", Id, nullable=False),
     sa.Column("incarnation", Id, nullable=False),
     sa.Column("writes", sa.BigInteger, nullable=False),
+    sa.Column("key", sa.String(64), nullable=False, server_default=""),
 )
 
 services = sa.Table(
@@ -235,6 +236,8 @@ tallies = sa.Table(  # how many there are, kept along with each change
 peers = sa.Table(
     "peers", metadata, sa.Column("site", SiteName, primary_key=True), sa.Column("body", Body, nullable=False)
 )
+
+fences = sa.Table("fences", metadata, _service_id())  # "": of the site as a whole
 
 leases = sa.Table(
     "leases",
