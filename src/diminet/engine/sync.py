@@ -127,8 +127,8 @@ class Sync:
         delays no other. With whom we have just begun to share something its creation has told both all there
         is: that turn comes an interval later, not in the midst of the create."""
         shared = await self.here.store.read(lambda tx: tx.sharing_sites())
-        for site in shared - (shared if self.sharing is None else self.sharing):
-            self.met[site] = self.here.clock.now()
+        for name in shared - (shared if self.sharing is None else self.sharing):
+            self.met[name] = self.here.clock.now()
         self.sharing = shared
         for site in await self.here.directory.sites():
             if site.name in shared - {self.here.name} - self.busy and self._is_due(site):
