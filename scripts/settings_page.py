@@ -10,7 +10,8 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from diminet.config import DEFAULT_FILE, ENVIRONMENT_PREFIX, Section, Settings
+from diminet.config import DEFAULT_FILE, ENVIRONMENT_PREFIX, Settings
+from diminet.config_values import Section
 
 HEAD = f"""# Settings
 
@@ -19,7 +20,7 @@ Every setting of an instance. They are read from a TOML file (`--config`, by def
 `{ENVIRONMENT_PREFIX}<SECTION>__<SETTING>`, for example `{ENVIRONMENT_PREFIX}LIMITS__REQUEST_TIMEOUT=5`,
 overrides one; lists there are JSON. Unknown settings are refused.
 
-Written by `scripts/settings_page.py` from `src/diminet/config.py`: change it there.
+Written by `scripts/settings_page.py` from `src/diminet/config.py` and `config_limits.py`: change it there.
 """
 BOUNDS = {"ge": "from {}", "gt": "above {}", "le": "to {}", "lt": "below {}"}
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Coroutine
 from typing import Any
 
+from diminet.bench.simulated import Names, Quiet
 from diminet.clock import SystemClock
 from diminet.engine.engine import Engine
 from diminet.engine.instance import Instance, Limits
@@ -17,7 +18,7 @@ from diminet.messages import Caller, Context, CreateRequest
 from diminet.model import Entry, Initiator
 from diminet.store.store import SqlStore
 from simulator.loop import Crash, VirtualLoop
-from simulator.surroundings import Names, Quiet, Trust
+from simulator.surroundings import Trust
 from simulator.vim import PROJECT, SimulatedVim
 
 LIMITS = Limits(

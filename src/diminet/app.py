@@ -11,7 +11,7 @@ import gc
 import math
 import signal
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -32,13 +32,14 @@ from diminet.engine.engine import Engine
 from diminet.engine.instance import Instance, Limits
 from diminet.engine.ports import Directory, South
 from diminet.engine.recovery import Recovery
-from diminet.errors import BadSurroundings, DiminetError
+from diminet.errors import BadSurroundings
 from diminet.identity.file import FileIdentity, vouching_rules
 from diminet.listener import Listener
 from diminet.logic.types import TYPES
 from diminet.messages import Caller
 from diminet.model import Remains
 from diminet.north.app import make_north_app
+from diminet.readiness import Readiness
 from diminet.south.linux import surroundings
 from diminet.south.linux.dataplane import DataPlane
 from diminet.south.linux.frr import Frr
@@ -415,50 +416,3 @@ def limits(settings: Settings) -> Limits:
         sync_entries=given.sync_entries,
         peer_refusals_per_hour=given.peer_refusals_per_hour,
     )
-
-
-class Readiness:
-    """Which of the things that this instance needs fails now."""
-
-    def __init__(
-        self,
-        here: Instance,
-        credentials: tls.Credentials,
-        identity: Callable[[], Awaitable[Sequence[str]]],
-    ) -> None:
-        self._here = here
-        self._credentials = credentials
-        self._identity = identity
-
-    async def failing(self) -> list[str]:
-        """Sentences that begin with the dependency's name; empty: ready."""
-        checks: list[Callable[[], Awaitable[list[str]]]] = [
-            self._store,
-            self._south,
-            self._who,
-            self._certificate,
-        ]
-        return [problem for check in checks for problem in await check()]
-
-    async def _store(self) -> list[str]:
-        try:
-            await self._here.store.read(lambda tx: tx.meta())
-        except DiminetError as error:
-            return [f"database: {error.message}"]
-        return []
-
-    async def _south(self) -> list[str]:
-        try:
-            return [f"{self._here.south.kind}: {problem}" for problem in await self._here.south.problems()]
-        except DiminetError as error:
-            return [f"{self._here.south.kind}: {error.message}"]
-
-    async def _who(self) -> list[str]:
-        return [f"identity: {problem}" for problem in await self._identity()]
-
-    async def _certificate(self) -> list[str]:
-        try:
-            left = self._credentials.days_left()
-        except BadSurroundings as error:
-            return [f"certificate: {error.message}"]
-        return [] if left > 0 else ["certificate: it has expired; run `diminet pki renew`"]

@@ -331,10 +331,12 @@ class Target(Model):
 
 class Health(Model):
     """How a realised service is at this site. problems: sentences, empty when all is as it should be.
+    compared: False: what it should be is not known (any more) where it is looked at; it is to be told again.
     silent: sentences on other sites that cannot be reached through it; nothing here would mend that."""
 
     service_id: str
     problems: tuple[str, ...] = ()
+    compared: bool = True
     silent: tuple[str, ...] = ()
 
 

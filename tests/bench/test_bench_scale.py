@@ -119,7 +119,7 @@ def test_a_crowd_is_what_an_instance_takes_for_healthy(tmp_path) -> None:
         assert costs["audit round"].messages == 0
         assert await instance.site.engine.reconciler.repair() == []
         assert instance.site.engine.audit.findings == {}
-        assert instance.site.engine.reconciler.appeared == {}
+        assert instance.site.engine.drift.appeared == {}
         assert not {"connect", "shape_subnet"} & instance.site.south.calls.keys()
         rows = await instance.site.store.read(lambda tx: tx.services(ServiceFilter(limit=100)))
         assert len(rows) == number

@@ -12,7 +12,8 @@ from typing import Any
 import aiohttp
 from doors_world import ROOT, Message, World, opened
 
-from diminet.config import LimitSettings, Settings
+from diminet.config import Settings
+from diminet.config_limits import LimitSettings
 from diminet.identity.file import FileIdentity, TokenEntry, hash_token, write
 from diminet.listener import Listener
 from diminet.messages import Tombstone

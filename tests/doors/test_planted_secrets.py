@@ -22,7 +22,8 @@ from pydantic import SecretStr
 
 from diminet.cli.main import main as diminet
 from diminet.cloud import Cloud, Entry
-from diminet.config import LimitSettings, Settings
+from diminet.config import Settings
+from diminet.config_limits import LimitSettings
 from diminet.east_west import pki
 from diminet.errors import BadSurroundings, DiminetError
 from diminet.identity.file import FileIdentity, TokenEntry, hash_token, write

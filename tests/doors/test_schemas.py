@@ -27,7 +27,8 @@ from doors_world import (
 from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS
 
-from diminet.config import LimitSettings, Settings
+from diminet.config import Settings
+from diminet.config_limits import LimitSettings
 from diminet.identity.file import FileIdentity, TokenEntry, hash_token, write
 from diminet.listener import Listener
 from diminet.model import Initiator, Ticket

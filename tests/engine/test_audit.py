@@ -185,7 +185,7 @@ def test_a_filter_that_shuts_another_site_out_is_a_warning_and_no_more():
         b = cloud.vims["B"].add_network("10.2.0.0/24")
         view = await cloud.create("A", "l3", f"A:{a}", f"B:{b}")
         service = view.document.service_id
-        await cloud["A"].reconciler.look()
+        await cloud["A"].drift.look()
         cloud.vims["A"].filters[a] = (
             Ingress(ip="10.1.0.5", allowed=("10.1.0.0/16",)),
             Ingress(ip="10.1.0.6", allowed=("10.0.0.0/8",)),

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from diminet.engine.ports import ServiceFilter, ServiceRow
 from diminet.messages import BlockRequest, Change
-from diminet.model import Entry, Resource, SubnetFacts
+from diminet.model import Connection, Entry, Resource, SubnetFacts
 from diminet.store import services as store_services
 from simulated_cloud import LIMITS, Cloud
 
@@ -87,6 +87,7 @@ async def crowd(cloud, document, number):
                 ),
                 expect=None,
             )
+            tx.save_connection(Connection(service_id=service_id, resource_id=f"n{i}", made=False))
             tx.take_identifier(service_id, 1, 4095)
 
     await cloud.stores["A"].write(fill)
@@ -191,7 +192,7 @@ def test_background_looks_take_a_batch_at_a_time(monkeypatch):
         first = await cloud.create("A", "l3", f"A:{ids['A']}", f"B:{ids['B']}")
         await crowd(cloud, first.document, 30)
         a, counted = cloud["A"], Counted(cloud.stores["A"], monkeypatch, cloud.wire)
-        for work in (a.audit.round, a._grow, a.reconciler.look_for_overlaps, a.reconciler.sweep_networks):
+        for work in (a.audit.round, a._grow, a.drift.look_for_overlaps, a.reconciler.sweep_networks):
             for _ in range(3):
                 assert (await counted.of(work())).rows <= 4 + 4, work.__name__  # their neighbours, too
         await cloud.close()
@@ -241,7 +242,7 @@ def test_a_round_of_repairs_reads_no_document_of_what_is_as_it_should_be(number,
 def test_overlaps_are_looked_for_in_turns():
     async def main():
         cloud = Cloud("A", "B", limits=dataclasses.replace(QUIET, round_batch=2))
-        made, reconciler = [], cloud["A"].reconciler
+        made, drift = [], cloud["A"].drift
         for i in range(5):
             ids = {s: cloud.vims[s].add_network(f"10.{i * 2 + k}.0.0/24") for k, s in enumerate("AB")}
             view = await cloud.create("A", "l3", f"A:{ids['A']}", f"B:{ids['B']}")
@@ -252,15 +253,15 @@ def test_overlaps_are_looked_for_in_turns():
                 update={"subnets": (*vim.networks[network].subnets, _subnet(overlap))}
             )
         for rounds in range(1, 4):
-            await reconciler.look_for_overlaps()
-            assert len(reconciler.appeared) == min(2 * rounds, 5)
-        assert reconciler.appeared.keys() == {service_id for service_id, _, _ in made}
+            await drift.look_for_overlaps()
+            assert len(drift.appeared) == min(2 * rounds, 5)
+        assert drift.appeared.keys() == {service_id for service_id, _, _ in made}
         for _, network, _ in made[:3]:
             subnets = vim.networks[network].subnets[:1]
             vim.networks[network] = vim.networks[network].model_copy(update={"subnets": subnets})
         for _ in range(3):
-            await reconciler.look_for_overlaps()
-        assert reconciler.appeared.keys() == {service_id for service_id, _, _ in made[3:]}
+            await drift.look_for_overlaps()
+        assert drift.appeared.keys() == {service_id for service_id, _, _ in made[3:]}
         await cloud.close()
 
     run(main())

@@ -48,7 +48,7 @@ async def services(cloud):
     """service id -> sites at which it is live."""
     found = {}
     for name, store in cloud.stores.items():
-        for row in await store.read(lambda tx: tx.live_services()):
+        for row in await store.read(lambda tx: [tx.service(i) for i in sorted(tx.services_at_work())]):
             if not row.document.tombstone and row.left is None:
                 found.setdefault(row.document.service_id, set()).add(name)
     return found

@@ -43,7 +43,7 @@ def test_overlap_is_refused_with_names_and_nothing_stays():
         assert "10.1.2.0" in caught.value.message
         assert cloud.pictures() == before
         for s in "AB":
-            assert await cloud.stores[s].read(lambda tx: tx.live_services()) == []
+            assert await cloud.stores[s].read(lambda tx: tx.services_at_work()) == set()
             assert await cloud.stores[s].read(lambda tx: tx.expired_reservations(1e12)) == []
         await cloud.close()
 

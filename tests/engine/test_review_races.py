@@ -154,7 +154,7 @@ def create(cloud, body, key=None, wait=True):
 
 
 async def live(cloud, site="A"):
-    rows = await cloud.stores[site].read(lambda tx: tx.live_services())
+    rows = await cloud.stores[site].read(lambda tx: [tx.service(i) for i in sorted(tx.services_at_work())])
     return [row for row in rows if not row.document.tombstone]
 
 

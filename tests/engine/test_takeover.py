@@ -14,7 +14,7 @@ from diminet.errors import (
     SiteRefused,
     SiteUnreachable,
 )
-from diminet.messages import Change, DocumentPut, VoteRequest
+from diminet.messages import Change, DocumentPut, Tombstone, VoteRequest
 from diminet.model import Entry, Epoch
 from simulated_cloud import LIMITS, Cloud, Crash, Life, until
 from simulated_cloud import run_virtually as run
@@ -244,6 +244,50 @@ def test_a_deletion_by_the_master_before_stands():
 
         await until(gone)
         assert not any(vim.targets for vim in cloud.vims.values())
+
+    with_service(work, "A", "B", "C")
+
+
+def test_a_master_before_deletes_nothing_once_it_has_followed():
+    async def work(cloud, service):
+        old = (await row(cloud, "A", service)).document
+        await take(cloud, "B", service)
+        await until(lambda: followed(cloud, service))
+        for site in "BC":
+            assert await cloud[site].sync_.with_peer("A") is None
+            held = (await row(cloud, site, service)).document
+            ctx = cloud.ctx("A").model_copy(update={"sender": "A"})
+            for document in (held, old, old.model_copy(update={"tombstone": True}), None):
+                forged = Tombstone(service_id=service, document=document)
+                with pytest.raises(NotAuthorised):
+                    await cloud[site].bury(ctx, service, forged)
+            assert (await row(cloud, site, service)).document == held
+
+    async def followed(cloud, service):
+        rows = [await row(cloud, s, service) for s in "ABC"]
+        return all(r.document.master == "B" and r.applied == r.document.pair for r in rows)
+
+    with_service(work, "A", "B", "C")
+
+
+def test_a_master_before_that_is_the_master_again_deletes():
+    """Also where nobody has heard of that yet."""
+
+    async def work(cloud, service):
+        await take(cloud, "B", service)
+        await until(lambda: alike(cloud, service, "ABC", "B"))
+        cloud.wire.isolate("C")
+        await take(cloud, "A", service)
+        _, waiting = await change(cloud, "A", service, operation="delete")
+        assert waiting == ("C",)
+        cloud.wire.heal()
+        await cloud.run()
+
+        async def gone():
+            rows = [await row(cloud, s, service) for s in "ABC"]
+            return all(r.document.tombstone and r.settled for r in rows)
+
+        await until(gone)
 
     with_service(work, "A", "B", "C")
 

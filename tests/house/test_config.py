@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from diminet.config import LimitSettings, Section, Settings, load
+from diminet.config import Settings, load
+from diminet.config_limits import LimitSettings
+from diminet.config_values import Section
 from diminet.errors import BadSurroundings
 
 LEAST = """

@@ -13,14 +13,13 @@ import pytest
 from keystoneauth1.exceptions import http
 from keystoneauth1.plugin import BaseAuthPlugin
 from keystoneauth1.session import Session
-from patient import PATIENT
+from patient import PATIENCE, PATIENT, patiently
 
 from diminet.client import ApiError, NorthClient
 from diminet.lab.client import Lab
 from diminet.lab.openstack import environment
 
 pytestmark = pytest.mark.lab
-PATIENCE = 120.0  # seconds in which a busy machine gets a request done in time, or all of it away
 
 
 @pytest.fixture(scope="module")
@@ -46,15 +45,8 @@ def north(lab: Lab, site: str, token: str = "token") -> NorthClient:
     return NorthClient(entry["north"], entry[token])
 
 
-def patiently(client: NorthClient, service: dict[str, Any]) -> dict[str, Any]:
-    """Created, if need be again: on a busy machine a Neutron may take longer than a request may last."""
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        try:
-            return client.create(service).service
-        except ApiError as error:
-            if error.word != "site-unreachable" or time.monotonic() > deadline:
-                raise
+def create(client: NorthClient, service: dict[str, Any]) -> dict[str, Any]:
+    return patiently(lambda: client.create(service)).service
 
 
 def bgpvpns(lab: Lab, site: str) -> list[dict[str, Any]]:
@@ -88,7 +80,7 @@ def test_boot_makes_a_port_and_ping_says_that_there_is_no_data_plane(
 
 
 def test_a_tenant_joins_its_networks_with_one_request(lab: Lab, networks: dict[str, str]) -> None:
-    service = patiently(north(lab, "A"), {"name": "web", "type": "l3", "resources": entries(networks)})
+    service = create(north(lab, "A"), {"name": "web", "type": "l3", "resources": entries(networks)})
     assert any(warning.startswith("no-data-plane") for warning in service["warnings"])
     (a,), (b,) = bgpvpns(lab, "A"), bgpvpns(lab, "B")
     assert a["import_targets"] == b["export_targets"] != []
@@ -144,7 +136,7 @@ def test_another_projects_network_is_not_there_at_either_site(lab: Lab, networks
     own = lab.network_create("A", "own", ["10.9.0.0/24"], token=lab.site("A")["other_token"])["network_id"]
     for mixed in ({"A": own, "B": networks["B"]}, {"A": networks["A"], "B": networks["B"]}):
         with pytest.raises(ApiError) as refused:
-            patiently(client, {"name": "theft", "type": "l3", "resources": entries(mixed)})
+            create(client, {"name": "theft", "type": "l3", "resources": entries(mixed)})
         assert (refused.value.status, refused.value.word) == (404, "network-not-found")
     assert bgpvpns(lab, "B") == []
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from patient import PATIENT
+from patient import BUSY, PATIENCE, PATIENT, patiently
 
 from diminet.client import ApiError, NorthClient
 from diminet.lab.client import Lab
@@ -24,9 +24,7 @@ pytestmark = [
 ]
 TEMPEST = Path(__file__).resolve().parents[2] / ".venv-tempest" / "bin" / "tempest"
 TESTS = r"^neutron_tempest_plugin\.bgpvpn\.api\."
-PATIENCE = 120.0  # seconds in which a busy machine has done what was asked
 LONG = 1800.0  # seconds for all of tempest
-BUSY = {"site-unreachable", "resource-busy"}  # what a machine that is too slow answers
 VOLATILE = {"revision_number", "updated_at", "created_at"}
 
 
@@ -86,17 +84,6 @@ def dump(lab: Lab, site: str) -> dict[str, Any]:
             if row["project_id"] in tenant and not row["name"].startswith("diminet-mark-"):
                 rows[f"{path} {row['id']}"] = {k: v for k, v in row.items() if k not in VOLATILE}
     return rows
-
-
-def patiently(work: Any) -> Any:
-    """Done, if need be again: on a busy machine a Neutron may take longer than a request may last."""
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        try:
-            return work()
-        except ApiError as error:
-            if error.word not in BUSY or time.monotonic() > deadline:
-                raise
 
 
 def until_gone(client: NorthClient, service_id: str) -> None:

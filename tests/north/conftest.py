@@ -8,7 +8,8 @@ import structlog
 from north_double import IdentityDouble, RequestsDouble
 from north_world import North, Running
 
-from diminet.config import LimitSettings, Settings
+from diminet.config import Settings
+from diminet.config_limits import LimitSettings
 from diminet.north.app import make_north_app
 from diminet.telemetry import Metrics, configure_logging
 

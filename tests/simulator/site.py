@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel
 
+from diminet.bench.simulated import Quiet
 from diminet.east_west import envelope
 from diminet.engine.engine import Engine
 from diminet.engine.instance import Instance
@@ -20,7 +21,7 @@ from diminet.messages import Context
 from simulator.disk import Disk, Recorder
 from simulator.loop import LIFE, Crash, Life
 from simulator.network import Link
-from simulator.surroundings import Quiet, Trust
+from simulator.surroundings import Trust
 from simulator.vim import SimulatedVim
 
 if TYPE_CHECKING:

@@ -131,7 +131,7 @@ class SimulatedVim:
     async def capabilities(self) -> Capabilities:
         return Capabilities(kind="simulated", shared_gateway=True, data_plane=True)
 
-    async def network(self, network_id: str, *, as_user: Any = None) -> NetworkFacts:
+    async def network(self, network_id: str) -> NetworkFacts:
         self._call("network")
         return self._network(network_id)
 

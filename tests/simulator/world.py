@@ -6,12 +6,12 @@ from collections.abc import Callable
 from contextvars import Context
 from dataclasses import dataclass, field
 
+from diminet.bench.simulated import Names
 from diminet.engine.instance import Limits
 from simulator.checks import Checks
 from simulator.loop import LIFE, VirtualLoop
 from simulator.network import Network
 from simulator.site import Site, make_uuid
-from simulator.surroundings import Names
 
 STEPS_MOST = 60_000  # of one run; beyond that something goes round in circles
 

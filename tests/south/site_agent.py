@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from diminet.errors import DiminetError
 from diminet.model import Target
 from diminet.south.linux import names
@@ -87,6 +89,7 @@ class Agent:
 
 
 async def main() -> None:
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # answers go to stdout
     agent = Agent(json.loads(sys.argv[1]))
     while line := await asyncio.to_thread(sys.stdin.readline):
         name, arguments = json.loads(line)

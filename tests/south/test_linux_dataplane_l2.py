@@ -301,21 +301,46 @@ def test_killed_frr_is_seen_and_repaired(service: Stretched, daemon: str) -> Non
     service.all_reach()
 
 
-def test_changed_targets_are_reported(service: Stretched) -> None:
-    site = service.sites[0]
+def configure_frr(site: Site, *commands: str) -> None:
     directory = f"/run/frr/{site.frr.pathspace}"
-    commands = (
-        "conf t",
-        "router bgp 65000",
-        "address-family l2vpn evpn",
-        f"vni {VNI}",
-        "route-target import 1:1",
-    )
-    words = " ".join(f'-c "{command}"' for command in commands)
+    said = ("conf t", "router bgp 65000", "address-family l2vpn evpn", *commands)
+    words = " ".join(f'-c "{command}"' for command in said)
     site.space.sh(f"vtysh --vty_socket {directory} --config_dir {directory} {words}")
-    assert site.call("realised") == {service.service_id: ["FRR's configuration of it was changed"]}
-    site.call("connect", service.target(1, [1, 2, 3]), {service.networks[0]: []})
-    assert site.call("realised") == {service.service_id: []}
+
+
+TUNNEL = names.vxlan(VNI)
+DAMAGE = {
+    f"ip link del {TUNNEL}": None,  # then the service is not there at all, which the engine tells
+    f"ip link set {TUNNEL} down": f"the tunnel {TUNNEL} is down",
+    f"ip link set {TUNNEL} nomaster": f"the tunnel {TUNNEL} is not in a network's bridge",
+    "ip link set {bridge} down": "the bridge {bridge} is down",
+    f"nft flush chain inet diminet vni{VNI}": "somebody has changed who may send into its tunnel",
+    "nft flush ruleset": "somebody has changed who may send into its tunnel",  # of a firewall loaded anew
+}
+
+
+def test_damage_is_reported_and_repaired(service: Stretched) -> None:
+    site, target = service.sites[0], service.target(1, [1, 2, 3])
+    bridge, filters = names.bridge(service.networks[0]), site.space.sh("nft list ruleset")
+    for command, problem in DAMAGE.items():
+        site.space.sh(command.format(bridge=bridge))
+        said = site.call("realised")
+        if problem is None:
+            assert service.service_id not in said
+        else:
+            assert any(one.startswith(problem.format(bridge=bridge)) for one in said[service.service_id])
+        site.call("connect", target, {service.networks[0]: []})
+        assert site.call("realised") == {service.service_id: []}, command
+        assert site.space.sh("nft list ruleset") == filters
+    for section, problem in (
+        ((f"vni {VNI}", "route-target import 1:1"), "FRR's configuration of it was changed"),
+        ((f"no vni {VNI}",), f"FRR has lost its configuration (VNI {VNI})"),
+    ):
+        configure_frr(site, *section)
+        assert site.call("realised") == {service.service_id: [problem]}
+        site.call("connect", target, {service.networks[0]: []})
+        assert site.call("realised") == {service.service_id: []}
+    service.all_reach()
 
 
 def test_shared_gateway_stays_at_each_site(three: list[Site]) -> None:

@@ -238,6 +238,10 @@ def test_damage_is_reported_and_repaired(nets: list[Net]) -> None:
     assert "its tunnel is missing" in one.site.call("realised")[service.service_id]
     service.connect(only=one.site)
     service.whole()
+    one.site.space.sh(f"umount -l {vrf} && rm {vrf}")
+    assert "its namespace is gone" in one.site.call("realised")[service.service_id]
+    service.connect(only=one.site)
+    service.whole()
     service.close()
 
 

@@ -11,6 +11,7 @@ from diminet.clock import SystemClock
 from diminet.engine.recovery import Recovery
 from diminet.errors import NetworkNotFound, SiteRefused
 from diminet.model import OperatingStatus
+from diminet.south.neutron.recent import RECENT_S
 from diminet.store.store import SqlStore
 from neutron_regions import Regions
 from neutron_site import Tenant
@@ -206,14 +207,57 @@ def test_addresses_and_subnets_that_a_tenant_made_by_hand_are_found(at):
         await regions["A"].audit.round()
         assert regions.tenants["A"].list("subnet", f"id={subnet}")[0]["allocation_pools"] != wide
         extra = regions.tenants["A"].make("subnet", network_id=own, cidr="10.9.0.0/24", ip_version=4)["id"]
-        await regions["A"].reconciler.look_for_overlaps()
-        assert any("10.9.0.0/24" in text for text in regions["A"].reconciler.problems(service))
+        await regions["A"].drift.look_for_overlaps()
+        assert any("10.9.0.0/24" in text for text in regions["A"].drift.problems(service))
         regions.tenants["A"].drop("subnet", extra)
         admin.drop("port", stolen["id"])
         for port in regions.tenants["B"].list("port", f"network_id={made}"):
             regions.tenants["B"].drop("port", port["id"])
         await regions.delete("A", service)
         regions.tenants["A"].clear(own)
+
+    at(work)
+
+
+def test_what_a_tenant_deletes_is_told_and_only_what_is_ours_is_made_again(at):
+    async def work(regions):
+        a, b = regions.tenants["A"], regions.tenants["B"]
+        own = a.network(CIDR)
+        view = await regions.create("A", "l2", f"A:{own}", "B")
+        service, made = view.document.service_id, view.document.resources_of("B")[0].resource_id
+
+        async def interval(site):
+            await asyncio.sleep(RECENT_S)
+            await regions[site]._repair()
+            await regions[site].audit.round()
+            return (await regions[site].requests.show(regions.caller(), service)).warnings
+
+        def subnets(tenant, network):
+            return tenant.list("subnet", f"network_id={network}")
+
+        (before,), (ours,) = subnets(a, own), subnets(b, made)
+        a.drop("subnet", before["id"])
+        b.drop("subnet", ours["id"])
+        regions.admins["B"].drop("bgpvpn", vpn_of(regions, "B", service)["id"])
+        assert any("was deleted: take the network out" in said for said in await interval("A"))
+        assert subnets(a, own) == []
+        await interval("B")
+        (again,) = subnets(b, made)
+        alike = ("cidr", "allocation_pools", "gateway_ip", "description")
+        assert [again[key] for key in alike] == [ours[key] for key in alike]
+        assert sorted(again["tags"]) == sorted(ours["tags"])
+        check_vpns(regions, service, {"A": own, "B": made}, "l2")
+        events = await regions["B"].requests.events(regions.caller(), service, 0, 100)
+        (drift,) = (e.detail["problems"] for e in events if e.kind == "drift")
+        assert drift == ["its data plane is missing"]
+        a.make("subnet", network_id=own, cidr=CIDR, ip_version=4)  # by its tenant: its share is ours again
+        await interval("A")
+        assert subnets(a, own)[0]["allocation_pools"] == before["allocation_pools"]
+        b.drop("network", made)
+        assert any(f"network {made} of site B was deleted" in said for said in await interval("B"))
+        assert [n["id"] for n in b.list("network") if n["name"] == "web"] == []
+        await regions.delete("A", service)
+        a.clear(own)
 
     at(work)
 

@@ -111,9 +111,10 @@ def test_what_somebody_changed_is_seen_and_made_right_again(here, cloud):
         assert any("two BGP VPNs" in said for said in await problem())
         await repaired()
         other = NeutronSite(cloud, "B")  # as after a restart: nothing is known of what should be
-        assert (await other.south.realised())[service].problems
+        assert not (await other.south.realised())[service].compared
         await other.south.connect(wanted)
-        assert (await other.south.realised())[service].problems == ()
+        found = (await other.south.realised())[service]
+        assert (found.compared, found.problems) == (True, ())
         other.close()
         await here.south.disconnect(service)
 
@@ -141,11 +142,11 @@ def test_neutron_decides_what_a_user_sees(here, cloud):
     token = SecretStr(cloud.token("demo"))
 
     async def work():
-        assert (await here.south.network(network, as_user=token)).subnets[0].cidr == CIDR
+        assert await here.south.owner(network, as_user=token) == here.project
         with pytest.raises(NetworkNotFound):
-            await here.south.network(network, as_user=SecretStr(cloud.token("other")))
+            await here.south.owner(network, as_user=SecretStr(cloud.token("other")))
         with pytest.raises(NotAuthenticated, match="ask for a new one"):
-            await here.south.network(network, as_user=SecretStr("gAAAA-nonsense"))
+            await here.south.owner(network, as_user=SecretStr("gAAAA-nonsense"))
 
     run(work())
     here.tenant.clear(network)

@@ -298,6 +298,39 @@ def test_health_names_what_is_missing(site):
     with_south(site, work)
 
 
+@pytest.mark.parametrize("what", ["bridge", "gateway"])
+def test_what_is_gone_of_a_network_is_named_and_made_again_with_the_service(site, what):
+    async def work(vim, south):
+        network, _ = await tenants_network(vim, site)
+        port = await vim.create_port(site.tenant, PortCreate(network_id=network.id, name="vm"))
+        await south.connect(target(network.id))
+        before = (dict(site.kernel.bridge_mtu), dict(site.kernel.gateway))
+        {"bridge": site.kernel.bridge_mtu, "gateway": site.kernel.gateway}[what].clear()
+        site.kernel.plugged.clear()  # they were plugged into it
+        assert (await south.realised())[SERVICE].problems == (f"the {what} of network {network.id} is gone",)
+        await south.connect(target(network.id))
+        assert (await south.realised())[SERVICE].problems == ()
+        assert (site.kernel.bridge_mtu, site.kernel.gateway) == before
+        assert port.id in site.kernel.plugged
+        await south.disconnect(SERVICE)
+
+    with_south(site, work)
+
+
+def test_a_service_that_the_networking_database_has_lost_is_named_and_written_again(site):
+    async def work(vim, south):
+        network, _ = await tenants_network(vim, site)
+        await south.connect(target(network.id))
+        await vim.store.write(lambda tx: tx.set_links(SERVICE, []))
+        (said,) = (await south.realised())[SERVICE].problems
+        assert "has lost its record" in said
+        await south.connect(target(network.id))
+        assert (await south.realised())[SERVICE].problems == ()
+        assert [link.network_id for link in await vim.store.read(lambda tx: tx.links())] == [network.id]
+
+    with_south(site, work)
+
+
 def test_marks_outlive_the_process(site):
     async def write(_vim, south):
         assert await south.mark("database") is None

@@ -65,7 +65,7 @@ def test_what_this_site_has_left_is_hidden_but_can_be_joined_again(memory: SqlSt
         row(document("s2"), status=PENDING_DELETE, left=1, settled=True),
     )
     assert ids(memory) == ids(memory, status="PENDING_DELETE") == []
-    assert [r.document.service_id for r in read(memory, lambda tx: tx.live_services())] == ["s1"]
+    assert read(memory, lambda tx: tx.services_at_work()) == {"s1"}
     assert read(memory, lambda tx: tx.count_services("p1")) == 0
     for service_id in ("s1", "s2"):
         again = row(document(service_id, at=pair(2)))

@@ -40,10 +40,10 @@ OPERATIONS: dict[str, Callable[[Tx], Any]] = {
     "sharing_sites": lambda tx: tx.sharing_sites(),
     "sharing_sites_of_project": lambda tx: tx.sharing_sites("p1"),
     "count_services": lambda tx: tx.count_services("p1"),
-    "live_services": lambda tx: tx.live_services(),
     "services_at_work": lambda tx: tx.services_at_work(),
     "services_to_realise": lambda tx: tx.services_to_realise(),
     "services_realised": lambda tx: tx.services_realised("paris"),
+    "services_unconnected": lambda tx: tx.services_unconnected("paris"),
     "services_waiting": lambda tx: tx.services_waiting(),
     "services_buried": lambda tx: tx.services_buried(),
     "services_of_type": lambda tx: tx.services_of_type("l2", "s0", 9),
@@ -100,6 +100,10 @@ OPERATIONS: dict[str, Callable[[Tx], Any]] = {
     "release_identifier": lambda tx: tx.release_identifier("s1"),
     "prune": lambda tx: tx.prune(events_before=1.0, events_most=9, settled_before=1.0, now=1.0),
     "forget_authorisations": lambda tx: tx.forget_authorisations(before=1.0, after="s0", limit=9),
+    "fenced": lambda tx: tx.fenced("s1"),
+    "raise_fence": lambda tx: tx.raise_fence("s1"),
+    "lift_fence": lambda tx: tx.lift_fence("s1"),
+    "block_requests": lambda tx: tx.block_requests("s1", "lyon"),
     "lease": lambda tx: tx.lease("a", "b", 1.0, 1.0),
 }
 
@@ -111,6 +115,10 @@ JUSTIFIED = {
     "peers": "one row for each site that was ever met",
     "outbox": "asked for all of it: by tests only",
     "services": "pages in the order of an index: below",
+    "fence": "all that there is, once after a restore",
+    "fences": "one row for each service that is fenced, if any",
+    "all_reservations": "while the site is fenced",
+    "outbid_writes": "meta has one row",
 }
 
 

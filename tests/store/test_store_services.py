@@ -95,7 +95,7 @@ def test_sharing_sites_are_the_members_of_services_that_stand(memory: SqlStore) 
     assert read(memory, lambda tx: tx.sharing_sites("p3")) == set()
 
 
-def test_live_services_are_all_but_settled_tombstones(memory: SqlStore) -> None:
+def test_services_at_work_are_all_but_settled_tombstones(memory: SqlStore) -> None:
     save(
         memory,
         row(),
@@ -103,8 +103,16 @@ def test_live_services_are_all_but_settled_tombstones(memory: SqlStore) -> None:
         row(document("s3", tombstone=True), settled=True),
         row(document("s4"), settled=True),
     )
-    live = read(memory, lambda tx: tx.live_services())
-    assert sorted(found.document.service_id for found in live) == ["s1", "s2", "s4"]
+    assert read(memory, lambda tx: tx.services_at_work()) == {"s1", "s2", "s4"}
+
+
+def test_services_of_whose_networks_a_connection_is_lost(memory: SqlStore) -> None:
+    save(memory, row(), row(document("s2", tombstone=True)), row(document("s3")))
+    write(memory, lambda tx: tx.save_connection(Connection(service_id="s1", resource_id="net-p", made=False)))
+    assert read(memory, lambda tx: tx.services_unconnected("paris")) == ["s3"]
+    assert read(memory, lambda tx: tx.services_unconnected("nowhere")) == []
+    write(memory, lambda tx: tx.delete_connection("s1", "net-p"))
+    assert read(memory, lambda tx: tx.services_unconnected("paris")) == ["s1", "s3"]
 
 
 def test_count_leaves_out_deleted_and_revoked(memory: SqlStore) -> None:
@@ -174,4 +182,4 @@ def test_delete_takes_everything_but_what_is_owed_and_history(memory: SqlStore) 
     assert read(memory, lambda tx: sorted(r.kind for r in tx.outbox())) == ["abort", "delete", "tombstone"]
     assert read(memory, lambda tx: tx.authorised("s1", "net-p", "p1"))
     assert write(memory, lambda tx: tx.take_identifier("s2", 1, 9)) == 1
-    assert [r.document.service_id for r in read(memory, lambda tx: tx.live_services())] == ["s2"]
+    assert read(memory, lambda tx: tx.services_at_work()) == {"s2"}

@@ -82,6 +82,8 @@ def test_what_is_there_is_counted_at_an_upgrade(tmp_path: Path) -> None:
     engine, config = sa.create_engine(url), Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     with engine.begin() as db:  # as it was before
+        db.exec_driver_sql("DROP TABLE fences")
+        db.exec_driver_sql("ALTER TABLE meta DROP COLUMN key")
         db.exec_driver_sql("DROP TABLE tallies")
         db.exec_driver_sql("DROP INDEX ix_services_status_changed_at")
         db.exec_driver_sql("CREATE INDEX ix_authorisations_at_service_id ON authorisations (at, service_id)")

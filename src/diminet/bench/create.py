@@ -67,7 +67,7 @@ def run(state: Path, wish: Wish, command: str, note: Note) -> Results:
     """One lab after another, one for each delay; they are gone at the end. Raises DiminetError."""
     load = os.getloadavg()[0]
     chance = random.Random(wish.seed)
-    every = Found([], [], [])
+    every = Found([], [], [], [])
     resting: tuple[Idle, ...] = ()
     for delay in wish.delays_ms:
         lab = Lab(state)
@@ -80,6 +80,28 @@ def run(state: Path, wish: Wish, command: str, note: Note) -> Results:
             asyncio.run(_measure(lab, delay, wish, chance, note, every))
         finally:
             lab.down()
+    return results_of(every, wish, command, load, delays_ms=wish.delays_ms, resting=resting)
+
+
+class Found(NamedTuple):
+    """failures: sentences, one for each round that was given up. paper: of the paper's own sequence."""
+
+    samples: list[Sample]
+    floor: list[FloorSample]
+    failures: list[str]
+    paper: list[FloorSample]
+
+
+def results_of(
+    found: Found,
+    wish: Wish,
+    command: str,
+    load: float,
+    *,
+    delays_ms: tuple[float, ...],
+    resting: tuple[Idle, ...] = (),
+) -> Results:
+    """load: the machine's when it began."""
     return Results(
         command=command,
         taken_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -89,20 +111,13 @@ def run(state: Path, wish: Wish, command: str, note: Note) -> Results:
         seed=wish.seed,
         runs=wish.runs,
         sites=wish.sites,
-        delays_ms=wish.delays_ms,
-        samples=tuple(every.samples),
-        floor=tuple(every.floor),
-        failures=tuple(every.failures),
+        delays_ms=delays_ms,
+        samples=tuple(found.samples),
+        floor=tuple(found.floor),
+        paper=tuple(found.paper),
+        failures=tuple(found.failures),
         idle=resting,
     )
-
-
-class Found(NamedTuple):
-    """failures: sentences, one for each round that was given up."""
-
-    samples: list[Sample]
-    floor: list[FloorSample]
-    failures: list[str]
 
 
 async def _measure(

@@ -29,7 +29,8 @@ from diminet.bench.simulated import (
     whole,
 )
 from diminet.clock import SystemClock
-from diminet.config import LimitSettings, Settings, SiteSettings, SouthSettings
+from diminet.config import Settings, SiteSettings, SouthSettings
+from diminet.config_limits import LimitSettings
 from diminet.engine.instance import Limits
 from diminet.engine.ports import HeldBlock, MemberRow, ServiceRow, Tx
 from diminet.listener import Listener
@@ -125,9 +126,8 @@ def _fill_some(tx: Tx, first: int, end: int) -> None:
         _fill_one(tx, document(index), own=index < OWN)
 
 
-def _fill_one(tx: Tx, made: Document, *, own: bool) -> None:
-    here, other = made.resources
-    row = ServiceRow(
+def _as_it_should_be(made: Document) -> ServiceRow:
+    return ServiceRow(
         document=made,
         status=ProvisioningStatus.ACTIVE,
         applied=made.pair,
@@ -135,7 +135,11 @@ def _fill_one(tx: Tx, made: Document, *, own: bool) -> None:
         created_at=made.created_at,
         updated_at=made.updated_at,
     )
-    tx.save_service(row, expect=None)
+
+
+def _fill_one(tx: Tx, made: Document, *, own: bool) -> None:
+    here, other = made.resources
+    tx.save_service(_as_it_should_be(made), expect=None)
     connection = Connection(service_id=made.service_id, resource_id=here.resource_id, made=False)
     tx.save_connection(connection.model_copy(update={"state": "ACTIVE"}))
     tx.authorise(made.service_id, here.resource_id, WHO, made.created_at)
@@ -313,15 +317,7 @@ async def fill_near(instance: Instance, services: int) -> None:
     def decide(tx: Tx) -> None:
         for index in range(services):
             made = document(index)
-            row = ServiceRow(
-                document=made,
-                status=ProvisioningStatus.ACTIVE,
-                applied=made.pair,
-                confirmed=made.pair,
-                created_at=made.created_at,
-                updated_at=made.updated_at,
-            )
-            tx.save_service(row, expect=None)
+            tx.save_service(_as_it_should_be(made), expect=None)
             if made.type == "l2":
                 net = made.resources[0].subnets[0].cidr
                 held = [_block(made, net, block) for block in range(BLOCKS)]

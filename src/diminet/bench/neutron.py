@@ -11,15 +11,13 @@ import os
 import random
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
 import openstack.connection
 from pydantic import SecretStr
 
 from diminet.bench import idle, machines, services
-from diminet.bench.create import Found, Note, Wish
+from diminet.bench.create import Found, Note, Wish, results_of
 from diminet.bench.machines import Machine
 from diminet.bench.rivals import CIDRS, Bare, Floor, Paper, Rival
 from diminet.bench.samples import FloorSample, Operation, Results, Sample, ServiceKind
@@ -40,34 +38,17 @@ def run(state: Path, wish: Wish, command: str, note: Note) -> Results:
     """On a lab that is gone at the end. Raises DiminetError."""
     load = os.getloadavg()[0]
     chance = random.Random(wish.seed)
-    found, paper = Found([], [], []), list[FloorSample]()
+    found = Found([], [], [], [])
     lab = Lab(state)
     try:
         lab.up(max(wish.sites), progress=note, south="neutron")
-        asyncio.run(_measure(lab, wish, chance, note, found, paper))
+        asyncio.run(_measure(lab, wish, chance, note, found))
     finally:
         lab.down()
-    return Results(
-        command=command,
-        taken_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        version=version("diminet"),
-        machine=machines.this_machine(),
-        load=(load, os.getloadavg()[0]),
-        seed=wish.seed,
-        runs=wish.runs,
-        sites=wish.sites,
-        delays_ms=(0.0,),
-        samples=tuple(found.samples),
-        floor=tuple(found.floor),
-        paper=tuple(paper),
-        failures=tuple(found.failures),
-        idle=(),
-    )
+    return results_of(found, wish, command, load, delays_ms=(0.0,))
 
 
-async def _measure(
-    lab: Lab, wish: Wish, chance: random.Random, note: Note, found: Found, paper: list[FloorSample]
-) -> None:
+async def _measure(lab: Lab, wish: Wish, chance: random.Random, note: Note, found: Found) -> None:
     async with open_bench(lab) as bench:
         for site in bench.machines:
             for kind in KINDS:
@@ -81,23 +62,21 @@ async def _measure(
                 for kind in KINDS:
                     drawn = draw(chance, kind, list(bench.machines), count)
                     try:
-                        await _round(bench, drawn, chance, found, paper)
+                        await _round(bench, drawn, chance, found)
                     except DiminetError as error:
                         sentence = f"{kind}, N={count}, at {drawn.sites[0]}: {error.message}"
                         found.failures.append(sentence)
                         note(f"failed: {sentence}")
 
 
-async def _round(
-    bench: "Bench", drawn: Draw, chance: random.Random, found: Found, paper: list[FloorSample]
-) -> None:
+async def _round(bench: "Bench", drawn: Draw, chance: random.Random, found: Found) -> None:
     for who in chance.sample(("diminet", "floor", "paper"), 3):
         if who == "diminet":
             found.samples.extend(await bench.service(drawn))
         elif who == "floor":
             found.floor.extend(await bench.rival(Floor(bench.bare), drawn))
         else:
-            paper.extend(await bench.rival(Paper(bench.bare), drawn))
+            found.paper.extend(await bench.rival(Paper(bench.bare), drawn))
 
 
 @asynccontextmanager

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from diminet.bench import idle, machines
+from diminet.bench import idle, machines, services
 from diminet.bench.machines import Machine
 from diminet.bench.samples import summarise
 from diminet.bench.scale_results import Burst, ServiceKind, Wide
@@ -117,17 +117,7 @@ class Field:
 
     def delete(self, master: str, service_id: str) -> None:
         """Until it is gone. Blocking; raises BadSurroundings."""
-        north, deadline = self._north[master], time.monotonic() + DELETE_MOST
-        north.delete(service_id)
-        while time.monotonic() < deadline:
-            try:
-                north.show(service_id)
-            except ApiError as error:
-                if error.status == 404:
-                    return
-                raise
-            time.sleep(DELETE_POLL)
-        raise BadSurroundings(f"a delete of the benchmark was not done in {DELETE_MOST:.0f} s")
+        services.delete(self._north[master], service_id, seconds=DELETE_MOST)
 
     def drop(self, request: Request) -> None:
         """The networks of the request, once what was refused is undone. Blocking; raises SiteRefused."""

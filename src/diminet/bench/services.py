@@ -80,12 +80,12 @@ def sample(
     )
 
 
-def delete(north: NorthClient, service_id: str) -> None:
+def delete(north: NorthClient, service_id: str, *, seconds: float = DELETE_TIMEOUT) -> None:
     """Until all members are clean, also where a busy machine made the instance answer before that (202).
-    Blocking."""
+    Blocking. Raises BadSurroundings after so many seconds."""
     if north.delete(service_id).status == 204:
         return
-    deadline = time.monotonic() + DELETE_TIMEOUT
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         time.sleep(DELETE_POLL)
         try:
@@ -94,4 +94,4 @@ def delete(north: NorthClient, service_id: str) -> None:
             if error.status == 404:
                 return
             raise
-    raise BadSurroundings(f"a delete of the benchmark was not done in {DELETE_TIMEOUT:.0f} s")
+    raise BadSurroundings(f"a delete of the benchmark was not done in {seconds:.0f} s")

@@ -135,19 +135,19 @@ class Names:
     """Directory."""
 
     def __init__(self, names: Sequence[str]) -> None:
-        self._sites = tuple(
+        self.all = tuple(
             Site(name=name, number=number, north_url=f"http://{name}", east_west_url=f"https://{name}")
             for number, name in enumerate(names, 1)
         )
-        self._by_name = {site.name: site for site in self._sites}
+        self.by_name = {site.name: site for site in self.all}
 
     async def site(self, name: str) -> Site:
-        if name not in self._by_name:
+        if name not in self.by_name:
             raise SiteUnknown(f"site {name} is not in the directory", sites=[name])
-        return self._by_name[name]
+        return self.by_name[name]
 
     async def sites(self) -> tuple[Site, ...]:
-        return self._sites
+        return self.all
 
 
 class Trust:
@@ -212,7 +212,7 @@ class SimulatedSouth:
     async def capabilities(self) -> Capabilities:
         return Capabilities(kind="simulated", shared_gateway=True, data_plane=True)
 
-    async def network(self, network_id: str, *, as_user: SecretStr | None = None) -> NetworkFacts:
+    async def network(self, network_id: str) -> NetworkFacts:
         self.calls["network"] += 1
         return self._network(network_id)
 

@@ -5,8 +5,9 @@ import secrets
 import shlex
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn, Protocol, TypeVar
 
 import typer
 
@@ -17,6 +18,16 @@ from diminet.model import Model
 
 if TYPE_CHECKING:
     from diminet.bench.create import Wish
+
+R = TypeVar("R", bound=Model)
+R_contra = TypeVar("R_contra", bound=Model, contravariant=True)
+
+
+class Markdown(Protocol[R_contra]):
+    """A page on results, which names the files beside it."""
+
+    def __call__(self, results: R_contra, /, *, json_name: str, figure_name: str) -> str: ...
+
 
 app = typer.Typer(help="Measure DIMINET on a lab of its own.", no_args_is_help=True)
 
@@ -67,29 +78,16 @@ def create(
     note(f"seed {wish.seed}")
     tell = _silent if as_json else note
     if south == "neutron":
-        results = _on_neutron(state, wish, out, tell)
+        from diminet.bench import neutron, neutron_page
+
+        found = neutron.run(state, wish, _command_on_neutron(wish), tell)
+        _publish(found, out, "bench-create-neutron", neutron_page.markdown, neutron_page.svg, as_json=as_json)
     else:
+        from diminet.bench import figure, page
+
         results = measuring.run(state, wish, _command(wish), tell)
-        _write(results, out)
-    if as_json:
-        print_json(results.model_dump(mode="json"))
-    elif south == "linux":
-        _show(results, out)
-
-
-def _on_neutron(state: Path, wish: "Wish", out: Path, tell: Callable[[str], None]) -> Results:
-    from diminet.bench import neutron as measuring
-    from diminet.bench import neutron_page as page
-
-    words = ["diminet", "bench", "create", "--south", "neutron", "--runs", str(wish.runs)]
-    words += ["--sites", ",".join(map(str, wish.sites)), "--seed", str(wish.seed)]
-    results = measuring.run(state, wish, shlex.join(words), tell)
-    stem = "bench-create-neutron"
-    text = page.markdown(results, json_name=f"{stem}.json", figure_name=f"{stem}.svg")
-    _keep(out, stem, results, text, page.svg(results))
-    if tell is not _silent:
-        console().print(text, markup=False)
-    return results
+        show = partial(_show, results, out)
+        _publish(results, out, "bench-create", page.markdown, figure.svg, as_json=as_json, show=show)
 
 
 @app.command()
@@ -115,13 +113,7 @@ def resiliency(
     words = [f"--before {before:g}", f"--during {during:g}", f"--after {after:g}", f"--delay {delay:g}"]
     command = " ".join(("diminet bench resiliency", *words))
     found = measuring.run(state, wish, command, _silent if as_json else note)
-    stem = "bench-resiliency"
-    text = page.markdown(found, json_name=f"{stem}.json", figure_name=f"{stem}.svg")
-    _keep(out, stem, found, text, page.svg(found))
-    if as_json:
-        print_json(found.model_dump(mode="json"))
-    else:
-        console().print(text, markup=False)
+    _publish(found, out, "bench-resiliency", page.markdown, page.svg, as_json=as_json)
 
 
 @app.command()
@@ -167,13 +159,7 @@ def scale(
     found = measuring.run(
         state, wish, " ".join(("diminet bench scale", *words)), _silent if as_json else note
     )
-    stem = "bench-scale"
-    text = page.markdown(found, json_name=f"{stem}.json", figure_name=f"{stem}.svg")
-    _keep(out, stem, found, text, page.svg(found))
-    if as_json:
-        print_json(found.model_dump(mode="json"))
-    else:
-        console().print(text, markup=False)
+    _publish(found, out, "bench-scale", page.markdown, page.svg, as_json=as_json)
 
 
 def _counts(name: str, text: str) -> tuple[int, ...]:
@@ -234,19 +220,35 @@ def _command(wish: "Wish") -> str:
     return shlex.join(words)
 
 
-def _write(results: Results, out: Path) -> None:
-    from diminet.bench import figure, page
-
-    stem = "bench-create"
-    text = page.markdown(results, json_name=f"{stem}.json", figure_name=f"{stem}.svg")
-    _keep(out, stem, results, text, figure.svg(results))
+def _command_on_neutron(wish: "Wish") -> str:
+    words = ["diminet", "bench", "create", "--south", "neutron", "--runs", str(wish.runs)]
+    words += ["--sites", ",".join(map(str, wish.sites)), "--seed", str(wish.seed)]
+    return shlex.join(words)
 
 
-def _keep(out: Path, stem: str, results: Model, text: str, picture: str) -> None:
+def _publish(
+    results: R,
+    out: Path,
+    stem: str,
+    markdown: Markdown[R],
+    picture: Callable[[R], str],
+    *,
+    as_json: bool,
+    show: Callable[[], None] | None = None,
+) -> None:
+    """Keep the figures, their picture and the page on them in that directory; print the page, or what is
+    shown instead."""
+    text = markdown(results, json_name=f"{stem}.json", figure_name=f"{stem}.svg")
     out.mkdir(parents=True, exist_ok=True)
     (out / f"{stem}.json").write_text(results.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    (out / f"{stem}.svg").write_text(picture, encoding="utf-8")
+    (out / f"{stem}.svg").write_text(picture(results), encoding="utf-8")
     (out / f"{stem}.md").write_text(text, encoding="utf-8")
+    if as_json:
+        print_json(results.model_dump(mode="json"))
+    elif show is not None:
+        show()
+    else:
+        console().print(text, markup=False)
 
 
 def _show(results: Results, out: Path) -> None:

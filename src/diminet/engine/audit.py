@@ -13,14 +13,15 @@ from collections.abc import Mapping, Sequence, Set
 import structlog
 
 from diminet.engine.instance import Instance
-from diminet.engine.pools import Pools
+from diminet.engine.pools import Pools, made_here
 from diminet.engine.ports import HeldBlock, ServiceRow
 from diminet.engine.turns import Stretch, Turn
 from diminet.errors import DiminetError, NetworkNotFound
 from diminet.logic import audit as logic
 from diminet.logic.audit import Finding
+from diminet.logic.blocks import belongs
 from diminet.messages import Context, SyncEntry
-from diminet.model import Document, Resource
+from diminet.model import Block, Document, Resource
 
 log = structlog.get_logger()
 
@@ -32,6 +33,7 @@ class Audit:
         self.findings: dict[str, tuple[Finding, ...]] = {}  # by service, of the last round
         self.mine: dict[str, dict[str, str]] = {}  # service -> address -> MAC, at this site
         self.theirs: dict[str, dict[str, tuple[str, Mapping[str, str]]]] = {}  # service -> site -> digest, …
+        self.differing: dict[str, dict[str, list[Finding]]] = {}  # service -> site -> what it told otherwise
         self.looking = Turn()
 
     # -- what is told --------------------------------------------------------------------------------
@@ -60,6 +62,25 @@ class Audit:
         del of_others[site]
         if not of_others:
             del self.theirs[entry.service_id]
+
+    async def blocks_told(
+        self, site: str, document: Document, before: Sequence[Block], theirs: Sequence[Block]
+    ) -> None:
+        """What that site has of the blocks, of which we had `before` and now have what of it we believe."""
+        service_id, kind = document.service_id, self.here.type_of(document.type)
+        now = [h.block for h in await self._held(document)]
+        possible = [b for b in theirs if belongs(b, kind.block_size(document, b.cidr))]
+        findings = logic.of_blocks(self.here.name, site, now, possible)
+        self.differing.setdefault(service_id, {})[site] = findings
+        if back := len(now) - len(before):
+            said = f"{back} address blocks were gone from this site's database; site {site} has told them"
+            event = self.here.seen("drift", service_id, document.project_id, problems=[said])
+            await self.here.store.write(lambda tx: tx.add_event(event))
+            await self.here.tell_news()
+
+    def blocks_agree(self, site: str, service_id: str) -> None:
+        """Both have the same."""
+        self.differing.get(service_id, {}).pop(site, None)
 
     # -- looking -------------------------------------------------------------------------------------
 
@@ -90,7 +111,7 @@ class Audit:
         self.here.meter.set_audit(Counter(f.kind for fs in self.findings.values() for f in fs))
 
     def _forget(self, stretch: Stretch, live: Set[str]) -> None:
-        for seen in (self.mine, self.theirs):
+        for seen in (self.mine, self.theirs, self.differing):
             for service_id in [i for i in seen if i in stretch and i not in live]:
                 del seen[service_id]
 
@@ -112,6 +133,8 @@ class Audit:
                 findings += await self._addresses(document, resource, own)
                 seen |= own
             findings += logic.of_filters(self.here.name, document, resource.resource_id, ingress)
+        for site, differing in self.differing.get(document.service_id, {}).items():
+            findings += differing if document.member(site) is not None else []
         self.mine[document.service_id] = dict(sorted(seen.items())[: self.here.limits.audit_ports])
         return findings
 
@@ -120,11 +143,16 @@ class Audit:
         here, network_id = self.here, resource.resource_id
         async with here.locks[f"shape {network_id}"]:
             network = await here.south.network(network_id)
-            held = await self._held(document)
+            held, made = await here.store.read(
+                lambda tx: (
+                    tx.blocks(document.service_id),
+                    made_here(tx, document.service_id, network_id),
+                )
+            )
             pooled = [h.block for h in held if h.pooled and h.block.owner == here.name]
             shapes = here.type_of(document.type).shapes(document, resource, pooled)
         wanted = [subnet.cidr for subnet in resource.subnets]
-        findings, changed = logic.of_subnets(here.name, network, wanted, shapes)
+        findings, changed = logic.of_subnets(here.name, network, wanted, shapes, made=made)
         if changed:
             await self._shape(document, resource)
         return findings

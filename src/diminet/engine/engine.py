@@ -15,6 +15,7 @@ import structlog
 from diminet.engine.audit import Audit
 from diminet.engine.changes import Changes
 from diminet.engine.coordinator import Coordinator
+from diminet.engine.drift import Drift
 from diminet.engine.fencing import Fencing
 from diminet.engine.giving import Giving
 from diminet.engine.homecoming import Homecoming
@@ -73,7 +74,8 @@ class Engine:
         self.pools = Pools(here)
         self.giving = Giving(here, self.pools)
         self.audit = Audit(here, self.pools)
-        self.reconciler = Reconciler(here, self.pools, self.audit)
+        self.drift = Drift(here, self.audit)
+        self.reconciler = Reconciler(here, self.pools, self.drift)
         self.participant = Participant(here, self.reservations, self.reconciler)
         self.outbox = Outbox(here, self.participant)
         self.coordinator = Coordinator(
@@ -99,7 +101,7 @@ class Engine:
         self.leads_until = 0.0
         self.filling = {name: Turn() for name, kind in here.types.items() if kind.uses_blocks}
         self.forgetting = Turn()  # through authorisations
-        views = Views(here, self.reconciler)
+        views = Views(here, self.drift)
         self.resuming = Resuming(here, self.coordinator)
         self.refusals = Refusals(here, self.coordinator)
         self.requests = Requests(
@@ -260,7 +262,7 @@ class Engine:
     async def _repair(self) -> None:
         for error in await self.reconciler.repair():
             log.warning("repair", code=error.code, message=error.message, sites=error.sites)
-        await self.reconciler.look_for_overlaps()
+        await self.drift.look_for_overlaps()
 
     async def _grow(self) -> None:
         """Pools that run low, a few at a time: asking for blocks waits for other sites."""

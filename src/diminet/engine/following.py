@@ -1,7 +1,9 @@
 """A member's side of a takeover: what it keeps to after its vote, and how it goes over to another master."""
 
+from collections.abc import Sequence
+
 from diminet.engine.instance import Instance
-from diminet.engine.ports import ServiceRow, Tx
+from diminet.engine.ports import MemberRow, ServiceRow, Tx
 from diminet.errors import Fenced, NotAuthorised
 from diminet.logic.takeover import fenced, lost
 from diminet.messages import Context
@@ -47,10 +49,25 @@ def check(here: Instance, row: ServiceRow, document: Document) -> Document | Non
 def claims(row: ServiceRow, sender: str | None, tombstone: Document | None) -> bool:
     """Does a member say that it has taken the service over and deleted it, and we know of neither?"""
     held = row.document
-    if sender is None or tombstone is None or held.tombstone or sender in (held.master, *held.former):
+    if sender is None or tombstone is None or held.tombstone or sender == held.master:
+        return False
+    if sender in held.former and tombstone.epoch <= held.epoch:
         return False
     member = held.member(sender) is not None
     return member and tombstone.master == sender and same_service(held, tombstone)
+
+
+def deleted_before(
+    sender: str | None, row: ServiceRow, members: Sequence[MemberRow], tombstone: Document
+) -> bool:
+    """May a master before have written this tombstone while it was the master? Only in an epoch of its own
+    before ours; and it has not followed another master since: who has deleted a service follows nobody."""
+    if sender is None:
+        return False
+    told, went_on_from = tombstone.epoch, row.document.former[sender].epoch
+    own = told.site == went_on_from.site and told < row.document.epoch
+    followed = any(m.site == sender and m.pair is not None and m.pair.epoch > told for m in members)
+    return own and not followed
 
 
 def same_service(held: Document, incoming: Document) -> bool:

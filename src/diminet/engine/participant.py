@@ -45,7 +45,7 @@ class Participant:
         self.here = here
         self.reservations = reservations
         self.reconciler = reconciler
-        self.states = States(here, reconciler)
+        self.states = States(here, reconciler.drift)
 
     # -- being told a document -----------------------------------------------------------------
 
@@ -281,15 +281,17 @@ class Participant:
         for network_id in named:
             promise, connection = promised.get(network_id), known.get(network_id)
             if connection is None:
-                # Whether a network is ours to delete is our own knowledge, never the document's.
-                tx.save_connection(
-                    Connection(
-                        service_id=service_id,
-                        resource_id=network_id,
-                        made=promise.made if promise else False,
-                        original=promise.original if promise else (),
+                # Whether a network is ours to delete is our own knowledge, never the document's. Without a
+                # promise the VIM remembers it (`Reconciler`).
+                if promise is not None:
+                    tx.save_connection(
+                        Connection(
+                            service_id=service_id,
+                            resource_id=network_id,
+                            made=promise.made,
+                            original=promise.original,
+                        )
                     )
-                )
                 tx.authorise(service_id, network_id, document.initiator, now)
             elif connection.state == "REMOVING":
                 tx.save_connection(connection.model_copy(update={"state": "PENDING"}))
@@ -446,9 +448,10 @@ class Participant:
                 f"site {ctx.sender} is not the master of service {service_id}", sites=[self.here.name]
             )
         document = tombstone.document or row.document
-        # The master may have renewed itself; a former one's tombstone is of an epoch before.
-        held, told = row.document.epoch, document.epoch
-        in_order = proven or (told >= held if ctx.sender == row.document.master else told <= held)
+        if ctx.sender in row.document.former and ctx.sender != row.document.master and not proven:
+            in_order = following.deleted_before(ctx.sender, row, tx.members(service_id), document)
+        else:  # the master may have renewed itself
+            in_order = proven or document.epoch >= row.document.epoch
         if not in_order or not following.same_service(row.document, document):
             raise NotAuthorised(
                 f"the tombstone is not that of service {service_id} as site {self.here.name} knows it",

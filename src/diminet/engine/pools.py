@@ -26,6 +26,11 @@ def follows(known: MemberRow, document: Document) -> bool:
     return known.clean or (known.pair is not None and known.pair.epoch >= document.epoch)
 
 
+def made_here(tx: Tx, service_id: str, network_id: str) -> bool:
+    """Is that a network that we made for the service? Any other is its tenant's."""
+    return any(c.made for c in tx.connections(service_id) if c.resource_id == network_id)
+
+
 class Pools:
     """Also the PoolKeeper of a South that has its own IPAM."""
 
@@ -78,7 +83,8 @@ class Pools:
     async def shape(self, document: Document, resource: Resource) -> None:
         """Give the VIM the subnets and pools as they are written, one after another per network, so
         that an older state never comes last. Nothing is done for a network that has left meanwhile:
-        it is as it was before, or about to be."""
+        it is as it was before, or about to be. A subnet that is gone is made only where we made the network:
+        else its tenant has deleted it, and is told by the audit."""
         network_id = resource.resource_id
         async with self.here.locks[f"shape {network_id}"]:
             row, fenced = await self.here.store.read(
@@ -90,10 +96,12 @@ class Pools:
                 return
             self.shaped.discard(network_id)
             await self._first(document, resource)
-            held = await self.here.store.read(lambda tx: self._mine(tx, document))
+            held, made = await self.here.store.read(
+                lambda tx: (self._mine(tx, document), made_here(tx, document.service_id, network_id))
+            )
             pooled = [h.block for h in held if h.pooled]
             for shape in self.here.type_of(document.type).shapes(document, resource, pooled):
-                await self.here.south.shape_subnet(network_id, shape)
+                await self.here.south.shape_subnet(network_id, shape, make=made)
             self.shaped.add(network_id)
 
     async def at_rest(self, document: Document) -> list[str]:

@@ -134,12 +134,12 @@ class South(Protocol):
 
     async def capabilities(self) -> Capabilities: ...
 
-    async def network(self, network_id: str, *, as_user: SecretStr | None = None) -> NetworkFacts:
-        """As it is now. as_user: a token that `Identity.authorise` returned: as that user sees it. Raises
-        NetworkNotFound."""
+    async def network(self, network_id: str) -> NetworkFacts:
+        """As it is now. Raises NetworkNotFound."""
 
     async def owner(self, network_id: str, *, as_user: SecretStr | None = None) -> str:
-        """The project whose network that is, which `network` tells too. Raises NetworkNotFound."""
+        """The project whose network that is, which `network` tells too. as_user: a token that
+        `Identity.authorise` returned: as that user sees it. Raises NetworkNotFound."""
 
     async def ports(self, network_id: str) -> tuple[PortFacts, ...]:
         """All addresses in use, gateways and DHCP included."""
@@ -381,18 +381,17 @@ class Tx(Protocol):
 
     def services(self, where: ServiceFilter) -> list[ServiceRow]: ...
 
-    def live_services(self) -> list[ServiceRow]:
-        """All of which something is here, or should (not) be: for tests and operators, never for work
-        that repeats; that asks for what it concerns, below."""
-
     def services_at_work(self) -> set[str]:
-        """Ids of the same."""
+        """Ids of all of which something is here, or should (not) be."""
 
     def services_to_realise(self) -> list[str]:
         """Ids of those whose pair is not applied here."""
 
     def services_realised(self, site: str) -> set[str]:
         """Ids of those that stand, are applied here and have a network of that site."""
+
+    def services_unconnected(self, site: str) -> list[str]:
+        """Ids of those that stand and have a network of that site, for which there is no connection."""
 
     def services_waiting(self) -> list[ServiceRow]:
         """Those that stand and have a deferred member."""

@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import structlog
 
-from diminet.engine.audit import Audit
+from diminet.engine.drift import Drift, neighbours
 from diminet.engine.instance import Instance
 from diminet.engine.pools import Pools
 from diminet.engine.ports import SITE, Meta, ServiceRow, Tx
@@ -19,8 +19,6 @@ from diminet.errors import DiminetError, NetworkNotFound, SiteRefused
 from diminet.model import (
     Connection,
     Document,
-    Health,
-    OperatingStatus,
     ProvisioningStatus,
     Remains,
     SubnetShape,
@@ -33,9 +31,13 @@ TAKEN_DOWN = {ProvisioningStatus.PENDING_DELETE, ProvisioningStatus.REVOKED}
 
 
 def known_networks(tx: Tx, service_id: str) -> set[str]:
-    """Our networks that were promised to that service or joined by it; "" is promised to be made."""
+    """Networks that were promised to that service or joined by it; "" is promised to be made."""
     promised = {row.network_id for row in tx.reservations_of_service(service_id)}
-    return promised | {connection.resource_id for connection in tx.connections(service_id)}
+    joined = {connection.resource_id for connection in tx.connections(service_id)}
+    row = tx.service(service_id)
+    if row is not None and not row.document.tombstone and row.left is None:
+        joined |= {resource.resource_id for resource in row.document.resources}
+    return promised | joined
 
 
 def as_mark(meta: Meta) -> str:
@@ -52,15 +54,12 @@ def writes_of(mark: str) -> int:
 
 
 class Reconciler:
-    def __init__(self, here: Instance, pools: Pools, audit: Audit) -> None:
+    def __init__(self, here: Instance, pools: Pools, drift: Drift) -> None:
         self.here = here
         self.pools = pools
-        self.audit = audit
-        self.health: dict[str, Health] = {}
-        self.appeared: dict[str, tuple[str, ...]] = {}
+        self.drift = drift
         self.stranger = False  # the VIM says that it was last used with another database
         self.adopted = False  # all that the VIM remembers and a restored database did not is promised
-        self.looking = Turn()  # for overlaps
         self.sweeping = Turn()  # through networks that we made
 
     async def realise(self, service_id: str) -> None:
@@ -82,7 +81,11 @@ class Reconciler:
     async def _make(self, row: ServiceRow) -> None:
         here, document = self.here, row.document
         try:
-            committed = await here.store.read(lambda tx: self._neighbours(tx, document))
+            committed, unconnected = await here.store.read(
+                lambda tx: (neighbours(tx, document, here.name), self._unconnected(tx, document))
+            )
+            for network_id in unconnected:
+                await self._connect_again(document.service_id, network_id)
             target = here.type_of(document.type).target(document, here.name, committed)
             for resource in document.resources_of(here.name):
                 await self.pools.shape(document, resource)
@@ -95,18 +98,23 @@ class Reconciler:
             await self._note_error(row, error)
             raise
         await here.store.write(lambda tx: self._made(tx, row, warnings))
-        self.health[document.service_id] = Health(service_id=document.service_id)
+        self.drift.made(document.service_id)
 
-    def _neighbours(self, tx: Tx, document: Document) -> list[Document]:
-        """Other live documents here that share a local network."""
-        rows = [
-            row
-            for r in document.resources_of(self.here.name)
-            for row in tx.services_of_network(self.here.name, r.resource_id)
-        ]
-        unique = {row.document.service_id: row.document for row in rows}
-        unique.pop(document.service_id, None)
-        return list(unique.values())
+    def _unconnected(self, tx: Tx, document: Document) -> list[str]:
+        """Networks of ours whose connections are lost."""
+        known = {connection.resource_id for connection in tx.connections(document.service_id)}
+        named = {resource.resource_id for resource in document.resources_of(self.here.name)}
+        return sorted(named - known)
+
+    async def _connect_again(self, service_id: str, network_id: str) -> None:
+        """A lost connection as the VIM remembers it: whether we made the network, how it was before us."""
+        network = await self.here.south.network(network_id)
+        made = network.ours == service_id
+        remains = () if made else await self.here.south.remains()
+        was = next((r.shapes for r in remains if r.network_id == network_id and r.shapes), None)
+        original = () if made else was or tuple(subnet.shape() for subnet in network.subnets)
+        connection = Connection(service_id=service_id, resource_id=network_id, made=made, original=original)
+        await self.here.store.write(lambda tx: tx.save_connection(connection))
 
     async def _drop_removed(self, document: Document) -> list[str]:
         connections = await self.here.store.read(lambda tx: tx.connections(document.service_id))
@@ -157,7 +165,7 @@ class Reconciler:
         connections = await self.here.store.read(lambda tx: tx.connections(service_id))
         warnings = await self._restore(connections)
         await self.here.store.write(lambda tx: self._taken_down(tx, row, warnings))
-        self.health.pop(service_id, None)
+        self.drift.taken_down(service_id)
 
     async def _restore(self, connections: Sequence[Connection]) -> list[str]:
         """Networks that we made go, unless a tenant uses them; pools of the others come back."""
@@ -231,76 +239,18 @@ class Reconciler:
             expect=current.document.pair,
         )
 
-    # -- looking -----------------------------------------------------------------------------------
-
-    def operating(self, row: ServiceRow) -> OperatingStatus:
-        """Of our own part: what is realised, not only what is configured."""
-        health = self.health.get(row.document.service_id)
-        if row.applied is None or row.document.tombstone:
-            return OperatingStatus.OFFLINE
-        if health is None:
-            return OperatingStatus.UNKNOWN
-        wrong = self.problems(row.document.service_id)
-        return OperatingStatus.DEGRADED if wrong else OperatingStatus.ONLINE
-
-    def problems(self, service_id: str) -> tuple[str, ...]:
-        """What was wrong with our part when we last looked: sentences."""
-        health = self.health.get(service_id)
-        seen = (*health.problems, *health.silent) if health else ()
-        return (*seen, *self.appeared.get(service_id, ()), *self.audit.problems(service_id))
-
-    async def look_for_overlaps(self) -> None:
-        """Subnets that have appeared since the document was written and stand against it: the next
-        services, in turns."""
-        after, most = self.looking.after, self.here.limits.round_batch
-        rows = await self.here.store.read(lambda tx: tx.services_page(after, most))
-        stretch = self.looking.took({row.document.service_id for row in rows}, most)
-        found: dict[str, tuple[str, ...]] = {}
-        for row in rows:
-            over = row.document.tombstone or row.left is not None or row.applied is None
-            problems = () if over else await self._appeared(row.document)
-            if problems:
-                found[row.document.service_id] = problems
-        for service_id in sorted(found.keys() - self.appeared.keys()):
-            await self._tell_appeared(service_id, found[service_id])
-        # What lies between and was not found has no problem any more, or is no more.
-        kept = {i: problems for i, problems in self.appeared.items() if i not in stretch}
-        self.appeared = {**kept, **found}
-
-    async def _appeared(self, document: Document) -> tuple[str, ...]:
-        here, networks = self.here, []
-        for resource in document.resources_of(here.name):
-            try:
-                networks.append(await here.south.network(resource.resource_id))
-            except NetworkNotFound:
-                return (f"network {resource.resource_id} of site {here.name} is gone",)
-        committed = await here.store.read(lambda tx: self._neighbours(tx, document))
-        return here.type_of(document.type).appeared(document, here.name, networks, committed)
-
-    async def _tell_appeared(self, service_id: str, problems: Sequence[str]) -> None:
-        event = self.here.seen("drift", service_id, None, problems=list(problems))
-        await self.here.store.write(lambda tx: tx.add_event(event))
-
-    async def look(self) -> None:
-        """Read from the South how everything is."""
-        found = await self.here.south.realised()
-        made = await self.here.store.read(lambda tx: tx.services_realised(self.here.name))
-        missing = {
-            service_id: Health(service_id=service_id, problems=("its data plane is missing",))
-            for service_id in sorted(made - found.keys())
-        }
-        self.health = {**found, **missing}
+    # -- repairing ---------------------------------------------------------------------------------
 
     async def repair(self) -> list[DiminetError]:
         """One round over everything that is not as it should be; returns what was refused."""
-        here = self.here
-        await self.look()
-        ours = await here.store.read(lambda tx: tx.services_at_work())
-        strangers = self.health.keys() - ours
-        unhealthy = {service_id for service_id, health in self.health.items() if health.problems}
-        wrong = [*await here.store.read(lambda tx: tx.services_to_realise())]
-        wrong += sorted(unhealthy & ours - set(wrong))
-        wrong = [i for i in wrong if not here.locks[f"service {i}"].locked()]  # somebody is just at it
+        await self.drift.look()
+        ours, wrong = await self.here.store.read(
+            lambda tx: (tx.services_at_work(), [*tx.services_to_realise()])
+        )
+        strangers = self.drift.health.keys() - ours
+        wrong += sorted(await self.drift.to_make_again(ours - set(wrong)))
+        locks = self.here.locks
+        wrong = [i for i in wrong if not locks[f"service {i}"].locked()]  # else somebody is just at it
         refused: list[DiminetError] = []
         for service_id in wrong:
             try:
@@ -310,7 +260,7 @@ class Reconciler:
         if strangers and await self.trusts_vim():
             refused += await self._sweep(strangers)
         if wrong or strangers:  # what an idle instance costs is mostly looking
-            await self.look()
+            await self.drift.look()
         return refused
 
     async def trusts_vim(self) -> bool:

@@ -2,17 +2,17 @@
 
 from collections.abc import Sequence
 
+from diminet.engine.drift import Drift
 from diminet.engine.instance import Instance
 from diminet.engine.ports import SITE, HeldBlock, MemberRow, ServiceRow, Tx
-from diminet.engine.reconciler import Reconciler
 from diminet.messages import Context, MemberState, Snapshot
 from diminet.model import Document, OperatingStatus, ProvisioningStatus
 
 
 class States:
-    def __init__(self, here: Instance, reconciler: Reconciler) -> None:
+    def __init__(self, here: Instance, drift: Drift) -> None:
         self.here = here
-        self.reconciler = reconciler
+        self.drift = drift
 
     async def state(self, service_id: str, asked: Document) -> MemberState:
         """How our part is; of a service that we do not know, that nothing is here."""
@@ -47,7 +47,7 @@ class States:
             pair=row.document.pair,
             applied=row.applied,
             provisioning_status=ProvisioningStatus.ACTIVE if done else row.status,
-            operating_status=self.reconciler.operating(row),
+            operating_status=self.drift.operating(row),
             warnings=row.warnings,
             fault=(row.fault or {}).get("message"),
             blocks=tuple(given),
@@ -69,7 +69,7 @@ class States:
             state=self.state_of(row, held),
             blocks=tuple(h.block for h in held),
             confirmed=row.confirmed == row.document.pair,
-            ports=self.reconciler.audit.mine.get(service_id, {}),
+            ports=self.drift.audit.mine.get(service_id, {}),
             promised=row.promised,
             asked=tx.block_requests(service_id, asker) if asker else {},
             fenced=tx.fenced(service_id),

@@ -115,7 +115,7 @@ class Sync:
             provisioning_status=state.provisioning_status,
             operating_status=state.operating_status,
             digest=block_logic.digest(h.block for h in held),
-            ports=self.participant.reconciler.audit.digest(row.document.service_id),
+            ports=self.participant.states.drift.audit.digest(row.document.service_id),
             promised=row.promised if fenced(row.document, row.promised) else None,
             spare=dict(spare),
         )
@@ -252,11 +252,12 @@ class Sync:
         document = row.document
         ctx = self.here.context(document.project_id)
         masters = [m for m in (document.master, *document.former) if m != self.here.name]
-        for master in [site] if site in masters else masters:
+        for master in [site] if site == document.master else masters:
             with suppress(SiteUnreachable):
                 snapshot = await self.here.peers.at(master).snapshot(ctx, document.service_id)
-                if snapshot.document is not None and snapshot.document.tombstone:
-                    stone = Tombstone(service_id=document.service_id, document=snapshot.document)
+                found = snapshot.document  # of another master's tombstone this one's word is none
+                if found is not None and found.tombstone and found.master == master:
+                    stone = Tombstone(service_id=document.service_id, document=found)
                     told = ctx.model_copy(update={"sender": master})
                     await self.participant.bury(told, document.service_id, stone)
                     return
@@ -283,7 +284,7 @@ class Sync:
             return  # the master says that it is gone: its tombstone is on the way
 
     async def _same(self, site: str, entry: SyncEntry, row: ServiceRow, held: Sequence[HeldBlock]) -> None:
-        document = row.document
+        document, audit = row.document, self.participant.states.drift.audit
         if entry.digest != block_logic.digest(h.block for h in held):
             snapshot = await self.here.peers.at(site).snapshot(
                 self.here.context(document.project_id), entry.service_id
@@ -291,7 +292,10 @@ class Sync:
             await self.here.store.write(
                 lambda tx: self.participant.learn_blocks(tx, document, snapshot.blocks, site)
             )
-        await self.participant.reconciler.audit.heard(self.here.context(document.project_id), site, entry)
+            await audit.blocks_told(site, document, [h.block for h in held], snapshot.blocks)
+        else:
+            audit.blocks_agree(site, entry.service_id)
+        await audit.heard(self.here.context(document.project_id), site, entry)
         dealt = {h.block.cidr for h in held}
         for cidr in dealt & entry.spare.keys():
             self.pools.spare_of[entry.service_id, cidr, site] = entry.spare[cidr]

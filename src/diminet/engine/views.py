@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
+from diminet.engine.drift import Drift
 from diminet.engine.instance import Instance
 from diminet.engine.ports import HeldBlock, MemberRow, OutboxRow, ServiceRow, Tx
-from diminet.engine.reconciler import Reconciler
 from diminet.errors import NetworkNotFound, SiteRefused, Unavailable
 from diminet.logic import blocks as block_logic
 from diminet.logic.lifecycle import operating
@@ -23,9 +23,9 @@ GONE = {ProvisioningStatus.PENDING_DELETE, ProvisioningStatus.REVOKED}
 
 
 class Views:
-    def __init__(self, here: Instance, reconciler: Reconciler) -> None:
+    def __init__(self, here: Instance, drift: Drift) -> None:
         self.here = here
-        self.reconciler = reconciler
+        self.drift = drift
 
     async def of(self, row: ServiceRow, *, in_full: bool = True) -> ServiceView:
         """in_full False: without what has to be read from the VIM (lists)."""
@@ -45,8 +45,8 @@ class Views:
         resources = [await self._resource(row, r, known, states, held) for r in document.resources]
         resources += [v for m in document.members if m.deferred for v in self._missing(row, m)]
         capabilities = await self.here.south.capabilities() if in_full else None
-        warnings = [*row.warnings, *self.reconciler.problems(service_id)]
-        warnings += self.reconciler.audit.warnings(service_id)
+        warnings = [*row.warnings, *self.drift.problems(service_id)]
+        warnings += self.drift.audit.warnings(service_id)
         if fenced:
             warnings.append(f"fenced: the database of site {self.here.name} was restored (ADR 20)")
         if capabilities is not None and not capabilities.data_plane:
@@ -88,7 +88,7 @@ class Views:
 
     def _operating(self, row: ServiceRow, member: Member, known: MemberRow | None) -> OperatingStatus:
         if member.site == self.here.name:
-            return self.reconciler.operating(row)
+            return self.drift.operating(row)
         if known is None or known.seen_at is None:
             return OperatingStatus.UNKNOWN
         if known.seen_at < self.here.clock.now() - 3 * self.here.limits.sync_interval:

@@ -5,6 +5,7 @@ then stands against the service: addresses in blocks of another site, the same a
 sites, subnets that are gone or were changed, filters that shut other sites out.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import ip_address, ip_network
 from typing import Literal, NamedTuple
@@ -12,7 +13,7 @@ from typing import Literal, NamedTuple
 from diminet.logic.addressing import Cut, normal, numbers_in, spans_of
 from diminet.model import Block, Document, Ingress, NetworkFacts, PortFacts, SubnetShape
 
-Kind = Literal["address", "mac", "subnet", "filter"]
+Kind = Literal["address", "mac", "subnet", "filter", "block"]
 
 
 class Finding(NamedTuple):
@@ -119,24 +120,62 @@ def of_gateways(site: str, document: Document, used: Iterable[str]) -> list[Find
     ]
 
 
+# -- blocks ------------------------------------------------------------------------------------------
+
+
+def of_blocks(site: str, other: str, mine: Iterable[Block], theirs: Iterable[Block]) -> list[Finding]:
+    """What two sites know of a service's blocks when each has told the other. Where one knows a later
+    version that is still on its way; what one does not know at all, or otherwise in the same version, was
+    lost or changed in a database."""
+    known = {(block.cidr, block.index): block for block in mine}
+    lost, differ = Counter[str](), Counter[str]()
+    for block in theirs:
+        held = known.get((block.cidr, block.index))
+        lost[block.cidr] += held is None
+        differ[block.cidr] += held is not None and held.version == block.version and held != block
+    fix = "restore that database from a backup (docs/protocol.md, Drift)"
+    findings = [
+        Finding(
+            "block",
+            f"{number} address blocks of {cidr} that site {other} knows are not in the database of site "
+            f"{site}: {fix}",
+        )
+        for cidr, number in sorted(lost.items())
+        if number
+    ]
+    findings += [
+        Finding(
+            "block",
+            f"site {site} and site {other} know different owners, or givers, of {number} address blocks of "
+            f"{cidr}: one of the databases was changed: {fix}",
+        )
+        for cidr, number in sorted(differ.items())
+        if number
+    ]
+    return findings
+
+
 # -- subnets -----------------------------------------------------------------------------------------
 
 
 def of_subnets(
-    site: str, network: NetworkFacts, wanted: Iterable[str], shapes: Iterable[SubnetShape]
+    site: str, network: NetworkFacts, wanted: Iterable[str], shapes: Iterable[SubnetShape], *, made: bool
 ) -> tuple[list[Finding], bool]:
-    """wanted: the document's CIDRs of that network; shapes: how the service wants them, if it cares. True
-    if some are there but changed: they are to be shaped again."""
+    """wanted: the document's CIDRs of that network; shapes: how the service wants them, if it cares. made:
+    by us for the service, so that a subnet that is gone is ours to make again. True if some are to be
+    shaped again."""
     there = {normal(subnet.cidr): subnet for subnet in network.subnets}
+    gone = sorted({normal(cidr) for cidr in wanted} - there.keys())
+    what = " and is made again" if made else ": take the network out of the service, or create it again"
     findings = [
         Finding(
             "subnet",
-            f"subnet {cidr} of network {network.network_id} of site {site} was deleted: take the network out "
-            "of the service, or create the subnet again",
+            f"subnet {cidr} of network {network.network_id} of site {site} was deleted{what}",
+            hard=not made,
         )
-        for cidr in sorted({normal(cidr) for cidr in wanted} - there.keys())
+        for cidr in gone
     ]
-    changed = False
+    changed = made and bool(gone)
     for shape in shapes:
         subnet = there.get(normal(shape.cidr))
         if subnet is None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import structlog
 from starlette.requests import Request
 
-from diminet.config import LimitSettings
+from diminet.config_limits import LimitSettings
 from diminet.engine.ports import Identity
 from diminet.errors import (
     DiminetError,

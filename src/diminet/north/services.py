@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from diminet.config import LimitSettings
+from diminet.config_limits import LimitSettings
 from diminet.engine.ports import ServiceFilter
 from diminet.errors import ServiceNotFound, SiteUnknown
 from diminet.messages import Caller, Change, ServiceView

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from diminet.config import LimitSettings
+from diminet.config_limits import LimitSettings
 from diminet.errors import DiminetError, InvalidRequest, TooManyRequests
 from diminet.messages import Caller
 from diminet.model import Event

@@ -37,8 +37,8 @@ class MeteredSouth:
     async def capabilities(self) -> Capabilities:
         return await self._inner.capabilities()
 
-    async def network(self, network_id: str, *, as_user: SecretStr | None = None) -> NetworkFacts:
-        return await self._call("network", self._inner.network(network_id, as_user=as_user))
+    async def network(self, network_id: str) -> NetworkFacts:
+        return await self._call("network", self._inner.network(network_id))
 
     async def ports(self, network_id: str) -> tuple[PortFacts, ...]:
         return await self._call("ports", self._inner.ports(network_id))

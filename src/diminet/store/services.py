@@ -101,9 +101,6 @@ class Services(Tallies):
             self._drop(table, service_id=service_id)
         self._drop(outbox, service_id=service_id, kind="document")
 
-    def live_services(self) -> list[ServiceRow]:
-        return [parse(body) for body in self._bodies(_LIVE_SERVICES)]
-
     def services_at_work(self) -> set[str]:
         return set(self._bodies(_AT_WORK))
 
@@ -112,6 +109,9 @@ class Services(Tallies):
 
     def services_realised(self, site: str) -> set[str]:
         return set(self._bodies(_REALISED, site=site))
+
+    def services_unconnected(self, site: str) -> list[str]:
+        return self._bodies(_UNCONNECTED, site=site)
 
     def services_waiting(self) -> list[ServiceRow]:
         return [parse(body) for body in self._bodies(_WAITING)]
@@ -276,7 +276,6 @@ _SERVICES_OF_TYPE = (
     .order_by(services.c.id)
     .limit(sa.bindparam("most"))
 )
-_LIVE_SERVICES = sa.select(services.c.body).where(services.c.stage.in_(AT_WORK))
 _AT_WORK = sa.select(services.c.id).where(services.c.stage.in_(AT_WORK))
 _TO_REALISE = sa.select(services.c.id).where(services.c.pending.is_(True))
 _REALISED = (
@@ -284,6 +283,18 @@ _REALISED = (
     .join(services, services.c.id == service_resources.c.service_id)
     .where(service_resources.c.site == sa.bindparam("site"))
     .where(services.c.stage == Stage.LIVE, services.c.pending.is_not(True))
+)
+_CONNECTED = sa.exists().where(
+    connections.c.service_id == service_resources.c.service_id,
+    connections.c.resource_id == service_resources.c.resource_id,
+)
+_UNCONNECTED = (
+    sa.select(service_resources.c.service_id)
+    .distinct()
+    .join(services, services.c.id == service_resources.c.service_id)
+    .where(service_resources.c.site == sa.bindparam("site"), services.c.stage == Stage.LIVE)
+    .where(~_CONNECTED.correlate(service_resources))
+    .order_by(service_resources.c.service_id)
 )
 _WAITING = sa.select(services.c.body).where(services.c.waiting.is_(True))
 _BURIED = sa.select(services.c.id).where(services.c.stage == Stage.BURIED)

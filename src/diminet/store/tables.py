@@ -46,7 +46,7 @@ meta = sa.Table(
     sa.Column("database_id", Id, nullable=False),
     sa.Column("incarnation", Id, nullable=False),
     sa.Column("writes", sa.BigInteger, nullable=False),
-    sa.Column("key", sa.String(64), nullable=False, server_default=""),
+    sa.Column("key", sa.String(64), nullable=False),
 )
 
 services = sa.Table(

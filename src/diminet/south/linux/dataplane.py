@@ -66,6 +66,7 @@ class DataPlane:
         self._prober = Prober(kernel, vtep=vtep, path=kernel.probe_path, mtu=mtu)
         self._unheard: frozenset[tuple[str, str]] = frozenset()
         self._swept = ""
+        self._admits: dict[str, frozenset[str] | None] = {}  # service -> as last told; None: everybody
 
     async def start(self) -> None:
         """The site's own packet filters, and what answers the others' probes; repeatable, harmless to
@@ -106,6 +107,7 @@ class DataPlane:
         async with self._lock(service_id):
             await self._disconnect_l2(service_id)
             await self._disconnect_l3(service_id)
+            self._admits.pop(service_id, None)
 
     def _lock(self, service_id: str) -> asyncio.Lock:
         return self._locks.setdefault(service_id, asyncio.Lock())
@@ -123,9 +125,26 @@ class DataPlane:
         if all(number in self._vteps for number in target.peers):
             vteps = {self._vteps[number] for number in target.peers}
             await self._kernel.run(doing, partial(overlay.admit, target.vni, vteps))
+            self._admits[target.service_id] = frozenset(vteps)
             await self._prober.aim(vteps)
         else:
             await self._kernel.run(doing, partial(overlay.close, target.vni))
+            self._admits[target.service_id] = None
+
+    async def _filters_stand(self) -> None:
+        """The site's own filters are there, or are made again."""
+        doing = "look at the site's filters"
+        if not await self._kernel.run(doing, overlay.filters_stand):
+            log.warning("drift", what="the site's packet filters were gone and are made again")
+            await self._kernel.run("prepare the site", partial(overlay.prepare_site, self._vrfs))
+
+    def _misadmits(self, found: readback.Found, admitted: Mapping[int, frozenset[str]]) -> list[str]:
+        """Who may send into its tunnel is another than was told; before we told it, at least somebody."""
+        if found.vni == 0:
+            return []
+        now, service_id = admitted.get(found.vni), found.service_id
+        right = now == self._admits[service_id] if service_id in self._admits else now is not None
+        return [] if right else [f"somebody has changed who may send into its tunnel (VNI {found.vni})"]
 
     # -- L2 ----------------------------------------------------------------------------------------
 
@@ -249,15 +268,18 @@ class DataPlane:
                 each.service_id: Health(service_id=each.service_id, problems=(error.message,))
                 for each in found
             }
+        await self._filters_stand()
+        admitted = await self._admitted() if found else {}
         health: dict[str, list[str]] = {each.service_id: [] for each in found}
         for each in found:
-            health[each.service_id] += [*each.problems, *_differences(each, running, up)]
+            said = [*each.problems, *_differences(each, running, up), *self._misadmits(each, admitted)]
+            health[each.service_id] += said
         for name in running.named:
             service_id = names.service_of_vrf(name)
             if service_id is not None and service_id not in health:
                 health[service_id] = ["FRR has a VRF for it, but its namespace is gone"]
         await self._tidy(found, running)
-        silent = await self._silent(found)
+        silent = await self._silent(found, admitted)
         return {
             service: Health(service_id=service, problems=tuple(said), silent=silent.get(service, ()))
             for service, said in health.items()
@@ -266,12 +288,13 @@ class DataPlane:
     async def _admitted(self) -> dict[int, frozenset[str]]:
         return await self._kernel.run("read back whom the tunnels admit", readback.admitted)
 
-    async def _silent(self, found: list[readback.Found]) -> dict[str, tuple[str, ...]]:
+    async def _silent(
+        self, found: list[readback.Found], admitted: Mapping[int, frozenset[str]]
+    ) -> dict[str, tuple[str, ...]]:
         """Of each service, sentences on its other sites that were not heard of at two looks in a row: BGP
         needs a moment for a new one."""
         if not found:
             return {}
-        admitted = await self._admitted()
         others = {each.service_id: admitted.get(each.vni, frozenset()) for each in found}
         unanswered = await self._unanswered(frozenset().union(*others.values()))
         unheard = set[tuple[str, str]]()

@@ -97,6 +97,13 @@ def nft_exists(*what: str) -> bool:
     return done.returncode == 0
 
 
+def nft_tables() -> set[tuple[str, str]]:
+    """(family, name) of every table of nftables here."""
+    done = subprocess.run(["nft", "-j", "list", "tables"], capture_output=True, check=False)
+    found = json.loads(done.stdout)["nftables"] if done.returncode == 0 else []
+    return {(entry["table"]["family"], entry["table"]["name"]) for entry in found if "table" in entry}
+
+
 def nft_json(family: str, table: str) -> list[dict[str, Any]]:
     """All that is in that table of nftables here (libnftables-json(5)); nothing if there is none."""
     done = subprocess.run(["nft", "-j", "list", "table", family, table], capture_output=True, check=False)

@@ -75,11 +75,10 @@ class LinuxSouth:
     # -- what is there -----------------------------------------------------------------------------
 
     async def owner(self, network_id: str, *, as_user: SecretStr | None = None) -> str:
+        """as_user makes no difference: this site's users are Identity's, which has decided."""
         return await self._store.read(lambda tx: _network(tx, network_id).project_id)
 
-    async def network(self, network_id: str, *, as_user: SecretStr | None = None) -> NetworkFacts:
-        """as_user makes no difference: this site's users are Identity's, which has decided."""
-
+    async def network(self, network_id: str) -> NetworkFacts:
         def read(tx: VimTx) -> NetworkFacts:
             row = _network(tx, network_id)
             return NetworkFacts(
@@ -302,18 +301,23 @@ class LinuxSouth:
         """Also services that are linked to a network but have no data plane, as a crash leaves them."""
         found = await self._dataplane.realised()
         links, known = await self._store.read(lambda tx: (tx.links(), {row.id for row in tx.networks()}))
-        missing = await self._wiring.missing()
+        damaged = await self._wiring.damaged()
+        for service_id in found.keys() - {link.service_id for link in links}:
+            said = "the networking service has lost its record of it"
+            before = found[service_id]
+            found[service_id] = before.model_copy(update={"problems": (*before.problems, said)})
         for link in links:
             problems = []
             if link.service_id not in found:
                 problems.append("the service has no data plane at this site")
             if link.network_id not in known:
                 problems.append(f"the network {link.network_id} is gone")
-            elif link.network_id in missing:
-                problems.append(f"the bridge of network {link.network_id} is gone")
+            elif link.network_id in damaged:
+                problems.append(f"the {damaged[link.network_id]} of network {link.network_id} is gone")
             if problems:
-                before = found[link.service_id].problems if link.service_id in found else ()
-                found[link.service_id] = Health(service_id=link.service_id, problems=(*before, *problems))
+                before = found.get(link.service_id, Health(service_id=link.service_id))
+                update = {"problems": (*before.problems, *problems)}
+                found[link.service_id] = before.model_copy(update=update)
         return found
 
     async def problems(self) -> tuple[str, ...]:

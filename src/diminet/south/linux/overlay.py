@@ -94,6 +94,11 @@ def prepare_site(directory: Path) -> None:
     kernel.nft(script)
 
 
+def filters_stand() -> bool:
+    """Are the site's own filters there? Whoever loads a firewall anew flushes them, too."""
+    return {("bridge", "diminet"), ("inet", "diminet")} <= kernel.nft_tables()
+
+
 # -- who may send into a VNI -----------------------------------------------------------------------
 
 
@@ -164,6 +169,7 @@ def make_tunnel(tunnel: Tunnel, network_id: str) -> None:
     alias = names.Alias("l2", tunnel.service_id, tunnel.digest)
     with IPRoute() as ip:
         bridge = links.owned(links.need(ip, names.bridge(network_id)), names.Alias("network", network_id))
+        links.update(ip, bridge)
         if _vxlan(ip, tunnel, alias) is None:
             add_vxlan(ip, tunnel)
             links.quiet(names.vxlan(tunnel.vni))

@@ -29,9 +29,13 @@ class Found(NamedTuple):
 
 
 def admitted() -> dict[int, frozenset[str]]:
-    """VNI -> VTEPs that it admits (`overlay.admit`): the service's other sites."""
-    found = {}
+    """VNI -> VTEPs that it admits (`overlay.admit`): the service's other sites. One that is not there admits
+    everybody."""
+    found: dict[int, frozenset[str]] = {}
     for entry in kernel.nft_json("inet", "diminet"):
+        chain = entry.get("chain", {}).get("name", "")
+        if chain.startswith("vni"):
+            found.setdefault(int(chain.removeprefix("vni")), frozenset())
         rule = entry.get("rule", {})
         if not rule.get("chain", "").startswith("vni"):
             continue

@@ -16,8 +16,8 @@ from uuid import uuid4
 
 from diminet.engine.ports import PoolKeeper
 from diminet.errors import DiminetError
-from diminet.south.linux import ipam, names
 from diminet.south.linux import vim_access as access
+from diminet.south.linux import vim_macs as macs
 from diminet.south.linux import vim_subnets as rules
 from diminet.south.linux.vim_access import Actor, Quotas
 from diminet.south.linux.vim_errors import InUse
@@ -37,7 +37,6 @@ from diminet.south.linux.vim_wiring import VimKernel, Wiring
 DEFAULT_MTU = 1450  # bytes: an underlay of 1500 less VXLAN over IPv4
 MORE_ROOM_TIMEOUT = 8.0  # seconds for the keeper to find more addresses, while the client waits
 MORE_ROOM_ATTEMPTS = 4  # times that the keeper is asked for one port
-MAC_ATTEMPTS = 64  # MACs tried until one is not yet on the network
 
 DEFAULT_QUOTAS = Quotas()
 
@@ -180,7 +179,7 @@ class LinuxVim:
 
     async def create_subnet(self, actor: Actor, request: SubnetCreate) -> SubnetRow:
         rules.check_modes(request)
-        row = self._new_subnet(request)
+        row = rules.new_subnet(request, self.clock())
 
         def write(tx: VimTx) -> SubnetRow:
             network = access.own_network(tx, actor, request.network_id)
@@ -204,30 +203,6 @@ class LinuxVim:
         subnet = await self.store.write(write)
         await self.wiring.network(subnet.network_id)
         return subnet
-
-    def _new_subnet(self, request: SubnetCreate) -> SubnetRow:
-        gateway = request.gateway_ip
-        if "gateway_ip" not in request.model_fields_set:
-            gateway = ipam.default_gateway(request.cidr)
-        rules.check_gateway(request.cidr, gateway)
-        pools = request.allocation_pools
-        if pools is None:
-            pools = ipam.default_pools(request.cidr, gateway)
-        rules.check_pools(request.cidr, pools)
-        rules.check_gateway_apart(gateway, pools)
-        now = self.clock()
-        left_out = {"project_id", "tenant_id", "gateway_ip", "allocation_pools"}
-        fields = request.model_dump(exclude=left_out)
-        fields["ipv6_address_mode"] = request.ipv6_address_mode or request.ipv6_ra_mode
-        return SubnetRow(
-            id=str(uuid4()),
-            project_id="",
-            gateway_ip=gateway,
-            pools=pools,
-            created_at=now,
-            updated_at=now,
-            **fields,
-        )
 
     async def update_subnet(self, actor: Actor, subnet_id: str, request: SubnetUpdate) -> SubnetRow:
         sent = request.model_fields_set
@@ -320,11 +295,11 @@ class LinuxVim:
         self, tx: VimTx, network: NetworkRow, port_id: str, project_id: str, request: PortCreate
     ) -> PortRow:
         now = self.clock()
-        mac = request.mac_address
+        number, mac = self.wiring.site_number, request.mac_address
         if mac is None:
-            mac = self._free_mac(tx, network, port_id)
+            mac = macs.free(tx, network, port_id, number)
         else:
-            self._check_mac(tx, network, mac)
+            macs.check(tx, network, mac, number)
         left_out = {"project_id", "tenant_id", "mac_address", "fixed_ips", "host_id"}
         return PortRow(
             id=port_id,
@@ -336,26 +311,6 @@ class LinuxVim:
             updated_at=now,
             **request.model_dump(exclude=left_out),
         )
-
-    def _free_mac(self, tx: VimTx, network: NetworkRow, port_id: str) -> str:
-        for attempt in range(MAC_ATTEMPTS):
-            mac = names.port_mac(self.wiring.site_number, port_id, attempt)
-            if not tx.has_mac(network.id, mac):
-                return mac
-        raise InUse("MacAddressGenerationFailure", f"Unable to generate unique mac on network {network.id}.")
-
-    def _check_mac(self, tx: VimTx, network: NetworkRow, mac: str) -> None:
-        if rules.stretched(tx, network.id) or network.ours:
-            raise InUse(
-                "MacAddressInUse",
-                f"Network {network.id} is shared with other sites, which could have {mac} too: leave the "
-                "MAC address out to be given one that is this site's own.",
-            )
-        if tx.has_mac(network.id, mac) or mac == names.gateway_mac(self.wiring.site_number, network.id):
-            raise InUse(
-                "MacAddressInUse",
-                f"Unable to complete operation for network {network.id}. The mac address {mac} is in use.",
-            )
 
     async def update_port(self, actor: Actor, port_id: str, request: PortUpdate) -> PortRow:
         """Changes of addresses and of `admin_state_up` reach the instance at once."""

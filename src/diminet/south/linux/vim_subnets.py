@@ -6,6 +6,7 @@ its pools are this site's part of it, and nothing outside of them is given (DESI
 
 from collections.abc import Iterable
 from ipaddress import ip_address
+from uuid import uuid4
 
 from diminet.model import AddressRange
 from diminet.south.linux import ipam
@@ -231,4 +232,29 @@ def _taken(network_id: str, ip: str) -> InUse:
 def mtu_too_small(mtu: int) -> BadRequest:
     return BadRequest(
         "InvalidInput", f"Invalid input for operation: MTU {mtu} is too small for IPv6, which needs 1280."
+    )
+
+
+def new_subnet(request: SubnetCreate, now: float) -> SubnetRow:
+    """As it was asked for, of no project yet. now: UTC, epoch seconds."""
+    gateway = request.gateway_ip
+    if "gateway_ip" not in request.model_fields_set:
+        gateway = ipam.default_gateway(request.cidr)
+    check_gateway(request.cidr, gateway)
+    pools = request.allocation_pools
+    if pools is None:
+        pools = ipam.default_pools(request.cidr, gateway)
+    check_pools(request.cidr, pools)
+    check_gateway_apart(gateway, pools)
+    left_out = {"project_id", "tenant_id", "gateway_ip", "allocation_pools"}
+    fields = request.model_dump(exclude=left_out)
+    fields["ipv6_address_mode"] = request.ipv6_address_mode or request.ipv6_ra_mode
+    return SubnetRow(
+        id=str(uuid4()),
+        project_id="",
+        gateway_ip=gateway,
+        pools=pools,
+        created_at=now,
+        updated_at=now,
+        **fields,
     )

@@ -193,10 +193,16 @@ class Wiring:
         for network_id in set(await self._kernel.bridges()) - known:
             await self._kernel.delete_bridge(network_id)
 
-    async def missing(self) -> set[str]:
-        """Ids of networks whose bridge is not in the kernel."""
-        rows = await self._store.read(lambda tx: tx.networks(state="ACTIVE"))
-        return {row.id for row in rows} - set(await self._kernel.bridges())
+    async def damaged(self) -> dict[str, str]:
+        """Id of each network that is not in the kernel as it was made -> what is gone. Those are `behind`
+        from now on."""
+        rows, subnets = await self._store.read(lambda tx: (tx.networks(state="ACTIVE"), tx.subnets()))
+        bridges, gateways = await self._kernel.bridges(), await self._kernel.gateways()
+        routed = {subnet.network_id for subnet in subnets if subnet.gateway_ip}
+        found = {row.id: "gateway" for row in rows if row.id in routed - gateways}
+        found |= {row.id: "bridge" for row in rows if row.id not in bridges}
+        self._behind |= found.keys()
+        return found
 
 
 def _names_in(directory: Path) -> list[str]:

@@ -95,18 +95,12 @@ class NeutronSouth:
             self._data_plane = (real, monotonic())
         return self._data_plane[0]
 
-    async def network(self, network_id: str, *, as_user: SecretStr | None = None) -> NetworkFacts:
-        if as_user is None:
-            network = await self._networks.recent(network_id)
-            made = marks.made_of(network["tags"])
-            found = await (self._subnets.recent if made else self._subnets.of)(network_id)
-            if not found and not made:
-                network = await self._networks.show(network_id)  # it has none, or is gone
-        else:
-            network, found = await asyncio.gather(
-                self._networks.show(network_id, as_user), self._subnets.of(network_id)
-            )
-            made = marks.made_of(network["tags"])
+    async def network(self, network_id: str) -> NetworkFacts:
+        network = await self._networks.recent(network_id)
+        made = marks.made_of(network["tags"])
+        found = await (self._subnets.recent if made else self._subnets.of)(network_id)
+        if not found and not made:
+            network = await self._networks.show(network_id)  # it has none, or is gone
         return NetworkFacts(
             network_id=network["id"],
             name=network["name"],
@@ -199,24 +193,12 @@ class NeutronSouth:
             service_id = marks.service_of(vpn["name"])
             if service_id is None:
                 continue
-            problems = self._problems_of(service_id, vpn)
+            target = self._targets.get(service_id)
+            problems = _problems(vpn, target) if target else ()
             if service_id in health:
                 problems = (*health[service_id].problems, "it has two BGP VPNs at this site")
-            health[service_id] = Health(service_id=service_id, problems=problems)
+            health[service_id] = Health(service_id=service_id, problems=problems, compared=target is not None)
         return health
-
-    def _problems_of(self, service_id: str, vpn: Json) -> tuple[str, ...]:
-        target = self._targets.get(service_id)
-        if target is None:
-            return ("its BGP VPN was not compared with what it should be since this instance started",)
-        problems = []
-        if differs(vpn, target):
-            problems.append("somebody has changed the route targets of its BGP VPN")
-        if set(vpn.get("networks") or ()) != set(target.networks):
-            problems.append("somebody has changed the networks of its BGP VPN")
-        if (vpn["type"], vpn["project_id"]) != (target.layer, target.project_id):
-            problems.append("its BGP VPN is of another type or project")
-        return tuple(problems)
 
     async def problems(self) -> tuple[str, ...]:
         """Neutron away, without BGP VPNs, or with others' route targets of our AS number."""
@@ -251,6 +233,18 @@ class NeutronSouth:
 
     async def set_mark(self, name: str, value: str) -> None:
         await self._whole(f"mark {name}", self._vpns.set_mark(name, value))
+
+
+def _problems(vpn: Json, target: Target) -> tuple[str, ...]:
+    """How the BGP VPN differs from what it was told to be."""
+    problems = []
+    if differs(vpn, target):
+        problems.append("somebody has changed the route targets of its BGP VPN")
+    if set(vpn.get("networks") or ()) != set(target.networks):
+        problems.append("somebody has changed the networks of its BGP VPN")
+    if (vpn["type"], vpn["project_id"]) != (target.layer, target.project_id):
+        problems.append("its BGP VPN is of another type or project")
+    return tuple(problems)
 
 
 def _made(network: Json, joined: tuple[str, Json] | None) -> Remains:

@@ -18,8 +18,10 @@ def upgrade() -> None:
         sa.Column("service_id", sa.String(length=64), nullable=False),
         sa.PrimaryKeyConstraint("service_id", name="pk_fences"),
     )
-    op.add_column("meta", sa.Column("key", sa.String(length=64), nullable=False, server_default=""))
+    op.add_column("meta", sa.Column("key", sa.String(length=64), nullable=True))
     op.execute(sa.table("meta", sa.column("key")).update().values(key=secrets.token_hex(32)))
+    with op.batch_alter_table("meta") as table:
+        table.alter_column("key", existing_type=sa.String(length=64), nullable=False)
 
 
 def downgrade() -> None:
