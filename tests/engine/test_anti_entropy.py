@@ -95,3 +95,42 @@ def test_with_more_services_than_one_message_carries_both_ask():
         await cloud.close()
 
     run(main())
+
+
+def test_who_has_just_begun_to_share_something_is_asked_an_interval_later():
+    """The create itself has told both all there is."""
+
+    async def main():
+        cloud = Cloud("A", "B", limits=SLOW)
+        assert await rounds(cloud, "A", "B") == {}
+        ids = {s: cloud.vims[s].add_network(f"10.{k}.0.0/24") for k, s in enumerate("AB")}
+        await cloud.create("A", "l3", *(f"{s}:{ids[s]}" for s in "AB"))
+        for engine in cloud.wire.engines.values():  # those that wait for the master's word
+            await engine.stop()
+        assert await rounds(cloud, "A", "B") == {}
+        pass_by(cloud, 1.0)
+        assert await rounds(cloud, "A", "B") == {("B", "sync"): 1}
+        await cloud.close()
+
+    run(main())
+
+
+def test_repair_leaves_alone_what_is_just_being_made():
+    async def main():
+        cloud, (document,) = await pair(1)
+        here = cloud["A"].here
+        await here.store.write(lambda tx: _unmade(tx, document.service_id))
+        async with here.locks[f"service {document.service_id}"]:
+            async with asyncio.timeout(30):
+                assert await cloud["A"].reconciler.repair() == []
+            assert await here.store.read(lambda tx: tx.services_to_realise()) == [document.service_id]
+        assert await cloud["A"].reconciler.repair() == []
+        assert await here.store.read(lambda tx: tx.services_to_realise()) == []
+        await cloud.close()
+
+    run(main())
+
+
+def _unmade(tx, service_id):
+    row = tx.service(service_id)
+    assert tx.save_service(row.model_copy(update={"applied": None}), expect=row.document.pair)

@@ -126,10 +126,7 @@ def test_a_network_of_ours_is_made_and_shaped_without_looking_for_it():
     made = asked(table, south.make_network("s1", "demo", "web", "here", first=True))
     assert made == ["POST /networks", "POST /networks/new-network/tags"]
     assert asked(table, south.network("new-network")) == []
-    assert asked(table, south.shape_subnet("new-network", shape())) == [
-        "POST /subnets",
-        "POST /subnets/new-subnet/tags",
-    ]
+    assert asked(table, south.shape_subnet("new-network", shape())) == ["POST /subnets"]
     assert asked(table, south.shape_subnet("new-network", shape())) == []
     assert asked(table, south.make_network("s1", "demo", "web", "here"))[0] == "GET /networks"
 

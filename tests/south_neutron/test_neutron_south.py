@@ -195,7 +195,7 @@ def test_a_made_network_that_got_a_router_stays_with_the_tenant(here):
 
     network = asyncio.run(made())
     subnet = here.tenant.list("subnet", f"network_id={network}")[0]
-    assert "diminet" in subnet["tags"]
+    assert "DIMINET" in subnet["description"]
     router = here.tenant.make("router", name="r")["id"]
     here.tenant.call("PUT", f"/routers/{router}/add_router_interface", {"subnet_id": subnet["id"]})
 

@@ -114,7 +114,7 @@ class Drift:
         stretch = self.looking.took({row.document.service_id for row in rows}, most)
         found: dict[str, tuple[str, ...]] = {}
         for row in rows:
-            over = row.document.tombstone or row.left is not None
+            over = row.document.tombstone or row.left is not None or row.applied is None
             problems = () if over else await self._appeared(row.document)
             if problems:
                 found[row.document.service_id] = problems

@@ -134,9 +134,11 @@ class Engine:
         return await self._audited("reserve", ctx, request.service_id, work)
 
     async def put(self, ctx: Context, service_id: str, put: DocumentPut) -> MemberState:
+        began = self.here.clock.now()
         state = await self._audited("put", ctx, service_id, self.participant.put(ctx, service_id, put))
         if put.document.member(self.here.name) is not None:
-            self.here.later(self._confirm_soon(ctx, service_id))
+            took = self.here.clock.now() - began
+            self.here.later(self._confirm_soon(ctx, service_id, took))
         return state
 
     async def bury(self, ctx: Context, service_id: str, tombstone: Tombstone) -> Acknowledgement:
@@ -180,9 +182,10 @@ class Engine:
             await self.here.store.write(lambda tx: tx.add_event(event))
             raise
 
-    async def _confirm_soon(self, put: Context, service_id: str) -> None:
-        """Learn the master's word that all are active ahead of the interval."""
-        here, wait = self.here, self.here.limits.confirm_delay
+    async def _confirm_soon(self, put: Context, service_id: str, took: float) -> None:
+        """Learn the master's word that all are active ahead of the interval. took: seconds of our own part;
+        where that is long the others are not done sooner, and are not to be disturbed."""
+        here, wait = self.here, max(self.here.limits.confirm_delay, took)
         for _ in range(5):
             await here.clock.sleep(wait)
             ctx = here.context().model_copy(update={"initiator": put.initiator})
@@ -273,7 +276,7 @@ class Engine:
                     log.warning("pool", service=row.document.service_id, code=error.code, why=error.message)
 
         rows = [row for name in self.filling for row in await self._next_of(name)]
-        await asyncio.gather(*(one(row) for row in rows))
+        await asyncio.gather(*(one(row) for row in rows if row.applied is not None))
 
     async def _tidy(self) -> None:
         """What is over is forgotten, what nobody owns any more is the master's again."""

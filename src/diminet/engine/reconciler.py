@@ -249,6 +249,8 @@ class Reconciler:
         )
         strangers = self.drift.health.keys() - ours
         wrong += sorted(await self.drift.to_make_again(ours - set(wrong)))
+        locks = self.here.locks
+        wrong = [i for i in wrong if not locks[f"service {i}"].locked()]  # else somebody is just at it
         refused: list[DiminetError] = []
         for service_id in wrong:
             try:

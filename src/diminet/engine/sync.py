@@ -56,6 +56,7 @@ class Sync:
         self.busy: set[str] = set()  # peers with which an exchange is under way in this process
         self.taking_in: set[str] = set()  # peers whose report is being looked at behind an answer
         self.met: dict[str, float] = {}  # peer -> when an exchange that serves both last began
+        self.sharing: set[str] | None = None  # as of the last round; None: this is the first since the start
 
     # -- answering -----------------------------------------------------------------------------------
 
@@ -123,8 +124,12 @@ class Sync:
 
     async def round(self) -> None:
         """Begin to ask every site that we share something with and whose turn it is; one that is slow
-        delays no other."""
+        delays no other. With whom we have just begun to share something its creation has told both all there
+        is: that turn comes an interval later, not in the midst of the create."""
         shared = await self.here.store.read(lambda tx: tx.sharing_sites())
+        for name in shared - (shared if self.sharing is None else self.sharing):
+            self.met[name] = self.here.clock.now()
+        self.sharing = shared
         for site in await self.here.directory.sites():
             if site.name in shared - {self.here.name} - self.busy and self._is_due(site):
                 self.busy.add(site.name)

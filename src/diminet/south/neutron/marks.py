@@ -1,9 +1,9 @@
 """How what DIMINET makes and changes in a Neutron is recognised (invariant 9). Pure.
 
-Networks and subnets that we make carry tags. They cannot be given with the POST, so the network's
-description, which can, says the same: what a crash leaves between the two calls is found by it. BGP
-VPNs have neither: they are ours by their name. A subnet of a tenant whose pools we have changed carries
-tags that say how it was, since nothing else in the VIM does.
+Networks and subnets that we make say so in their description, and the networks carry tags, by which all
+of them are found at once. Tags cannot be given with the POST: what a crash leaves between the two calls is
+found by the description. BGP VPNs have neither: they are ours by their name. A subnet of a tenant whose
+pools we have changed carries tags that say how it was, since nothing else in the VIM does.
 """
 
 from collections.abc import Iterable

@@ -120,15 +120,13 @@ class Subnets:
             body |= {"ipv6_address_mode": "dhcpv6-stateful", "ipv6_ra_mode": "dhcpv6-stateful"}
         what = f"create subnet {shape.cidr} on network {network['id']}"
         subnet: Json = (await self._neutron.post(what, "/subnets", {"subnet": body}))["subnet"]
-        return subnet if made is None else await self._tag(subnet, marks.tags(made))
+        return subnet
 
     async def _change(self, before: Json, shape: SubnetShape) -> Json:
         """The subnet as it then is. A tenant's is marked with what it was before it is changed, and unmarked
         behind."""
         now, subnet_id = facts(before), before["id"]
         tag, made = marks.was_tag(before["tags"]), marks.made_of_description(before.get("description"))
-        if made is not None and marks.OURS not in before["tags"]:  # a crash came between the two calls
-            before = await self._tag(before, marks.tags(made))
         change: Json = {}
         if shape.pools is not None and _numbers(shape.pools) != _numbers(now.pools):
             change["allocation_pools"] = _pools(shape.pools)
