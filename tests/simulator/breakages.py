@@ -6,19 +6,22 @@ nothing, because of what stands behind it, is told in docs/simulator.md.
 
 from types import ModuleType
 
-from diminet.engine import following, participant, pools, reserving
+from diminet.engine import fence, following, participant, pools, reserving
 from diminet.engine.changes import Changes
 from diminet.engine.coordinator import Coordinator
+from diminet.engine.fencing import Fencing
 from diminet.engine.giving import Giving
 from diminet.engine.outbox import Outbox
 from diminet.engine.participant import Participant
 from diminet.engine.pools import Pools
 from diminet.engine.reconciler import Reconciler
+from diminet.engine.rejoining import Rejoining
 from diminet.engine.reservations import Reservations
 from diminet.engine.resuming import Resuming
 from diminet.engine.sync import Sync
 from diminet.engine.takeover import Takeover
 from diminet.engine.undoing import Undoing
+from diminet.store.fences import Fences
 from diminet.store.services import Services
 from diminet.store.site import SiteWide
 from simulator.mutants import Mutant, Patch
@@ -96,7 +99,7 @@ BLOCKS = (
         "blocks not given back on leaving",
         Reconciler,
         "_taken_down",
-        "if current.left is not None:",
+        "if current.left is not None and not tx.fenced(service_id):",
         "if False:",
     ),
     _one(
@@ -204,7 +207,10 @@ DOCUMENTS = (
         "still_promised",
         "if mine and (",
         "if False and (",
-        faults=("slow site", "clock"),
+        faults=(
+            "slow site",
+            "clock",
+        ),
         emphasis="endings",
     ),
     _one(
@@ -365,6 +371,7 @@ ENDINGS = (
         "_undo",
         "for shape in row.original:",
         "for shape in ():",
+        Patch((Reconciler,), "_undo_late", "for shape in remains.shapes:", "for shape in ():"),
     ),
     _one(
         "who is busy keeps what it has",
@@ -375,4 +382,48 @@ ENDINGS = (
     ),
 )
 
-MUTANTS = BLOCKS + DOCUMENTS + TAKEOVER + ENDINGS
+# -- restored databases --------------------------------------------------------------------------------
+
+RESTORED = (
+    _one(
+        "a restored database is trusted",
+        fence,
+        "refuse",
+        "if tx.fenced(service_id):",
+        "if False:",
+        Patch(
+            (Fences,),
+            "fence",
+            'self._db.execute(fences.insert().from_select(["service_id"], standing))',
+            "pass",
+        ),
+        faults=("restored",),
+    ),
+    _one(
+        "a restored site says that nothing is here",
+        fence,
+        "known",
+        "if row is None:",
+        "if False:",
+        faults=("restored",),
+        emphasis="one side",
+    ),
+    _one(
+        "blocks not as their owners say",
+        Rejoining,
+        "_recollect_blocks",
+        "for site, snapshot in told.items()",
+        "for site, snapshot in ()",
+        faults=("restored",),
+    ),
+    _one(
+        "what was adopted stays",
+        Fencing,
+        "_lift",
+        "if not tx.fenced(service_id):",
+        "if False:",
+        faults=("restored",),
+    ),
+)
+
+MUTANTS = BLOCKS + DOCUMENTS + TAKEOVER + ENDINGS + RESTORED
