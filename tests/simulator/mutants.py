@@ -19,7 +19,7 @@ from types import ModuleType
 from simulator.run import Plan, run
 
 STEPS = 500  # of the storm in which it is looked for
-SEEDS_MOST = 40  # each is caught within so many seeds, from the first
+SEEDS_MOST = 80  # each is caught within so many seeds, from the first
 FILE = Path(__file__).with_name("caught.json")
 
 
