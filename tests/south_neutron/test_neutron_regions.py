@@ -290,7 +290,7 @@ def test_a_lost_database_is_found_again_in_neutron(at):
             rows = [await regions[s].here.store.read(lambda tx: tx.service(service)) for s in "BC"]
             return all(row is not None and row.applied == row.document.pair for row in rows)
 
-        await until(back, 60)
+        await until(back, 60 + 2 * regions.limits.request_timeout)  # a fence is held for one of them
         await regions.delete("A", service)
         assert regions.dumps() == before
         regions.tenants["A"].clear(own)
@@ -317,7 +317,7 @@ def test_a_master_that_has_lost_its_database_takes_its_service_in_from_its_membe
             row = await regions["A"].here.store.read(lambda tx: tx.service(service))
             return row is not None and row.confirmed == row.applied == row.document.pair
 
-        await until(back, 120)
+        await until(back, 60 + 2 * regions.limits.request_timeout)
         networks = {r.site: r.resource_id for r in view.document.resources}
         check_vpns(regions, service, networks, "l2")
         pools = [pool_of(regions.tenants[name], network)[0] for name, network in networks.items()]
