@@ -202,7 +202,7 @@ class Fencing:
 
     async def _settle(self, site: str, service_id: str) -> None:
         """One that has us comes with the usual exchange (`sync`), or home if it is ours. If its master says
-        that it is deleted, or goes on without us, what was adopted for it is put back."""
+        that it is deleted, goes on without us or has put us off, what was adopted for it is put back."""
         here = self.here
         snapshot = await here.peers.at(site).snapshot(here.context(), service_id)
         hint = snapshot.document
@@ -211,9 +211,10 @@ class Fencing:
         document = snapshot.document
         if document is None:
             return
+        me = document.member(here.name)
         if document.master == here.name:
             await self.rejoining.homecoming.take_in(document)
-        elif document.tombstone or (snapshot.confirmed and document.member(here.name) is None):
+        elif document.tombstone or (snapshot.confirmed and (me is None or me.deferred)):
             await here.store.write(lambda tx: self.rejoining.drop_promises(tx, service_id))
 
     def _lift(self, tx: Tx) -> None:
