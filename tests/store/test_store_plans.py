@@ -50,6 +50,7 @@ OPERATIONS: dict[str, Callable[[Tx], Any]] = {
     "services_page": lambda tx: tx.services_page("s0", 9),
     "services_to_reclaim": lambda tx: tx.services_to_reclaim(),
     "outbox_refused": lambda tx: tx.outbox(refusals=3),
+    "identifier_holder": lambda tx: tx.identifier_holder(7),
     "take_identifier": lambda tx: tx.take_identifier("s9", 1, 4095),
     "by_site": lambda tx: tx.services(ServiceFilter(site="paris")),
     "by_tags": lambda tx: tx.services(ServiceFilter(tags=("a", "b"))),

@@ -191,9 +191,13 @@ class Fencing:
 
     def _keep_identifiers(self, tx: Tx, report: SyncReport) -> None:
         for service_id, vni in report.minted.items():
-            if identifiers.creator(vni) == self.here.number:
-                k = vni % identifiers.KS_A_SITE
-                tx.take_identifier(service_id, k, k)
+            if identifiers.creator(vni) != self.here.number:
+                continue
+            k = vni % identifiers.KS_A_SITE
+            holder = tx.identifier_holder(k)
+            if holder is not None and holder != service_id and tx.fenced(holder):
+                tx.release_identifier(holder)  # it was free again, and minted for this one
+            tx.take_identifier(service_id, k, k)
 
     def _away(self, tx: Tx) -> set[str]:
         """Services that are not back, but that we master, or for which something was adopted."""

@@ -521,6 +521,9 @@ class Tx(Protocol):
     def take_identifier(self, service_id: str, low: int, high: int) -> int | None:
         """A free k in low..high for that service; None when all are taken."""
 
+    def identifier_holder(self, number: int) -> str | None:
+        """The service that it was taken for; None: it is free."""
+
     def release_identifier(self, service_id: str) -> None: ...
 
     def peer(self, site: str) -> PeerRow | None: ...

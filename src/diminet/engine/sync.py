@@ -213,7 +213,8 @@ class Sync:
                 await self._post(row, site, "tombstone")
             return False
         if row is not None:
-            self.takeover.heard(row, entry.promised)
+            gone_on = entry.pair.epoch if row.document.member(site) is None else None  # whom we have removed
+            self.takeover.heard(row, max((e for e in (entry.promised, gone_on) if e), default=None))
         if entry.tombstone and row is not None:
             await self._buried_there(site, row)
         elif row is None or entry.pair > row.document.pair:

@@ -21,6 +21,9 @@ class SiteWide(Rows):
             self._db.execute(_MINT, {"number": number, "service_id": service_id})
         return number
 
+    def identifier_holder(self, number: int) -> str | None:
+        return self._db.execute(_HOLDER_OF, {"number": number}).scalar()
+
     def release_identifier(self, service_id: str) -> None:
         self._drop(identifiers, service_id=service_id)
 
@@ -74,6 +77,7 @@ class SiteWide(Rows):
 
 _HIGHEST = sa.select(sa.func.max(identifiers.c.number)).where(identifiers.c.number <= sa.bindparam("high"))
 _NUMBER_OF = sa.select(identifiers.c.number).where(identifiers.c.service_id == sa.bindparam("service_id"))
+_HOLDER_OF = sa.select(identifiers.c.service_id).where(identifiers.c.number == sa.bindparam("number"))
 _MINT = identifiers.insert().inline()
 _PEER = sa.select(peers.c.body).where(peers.c.site == sa.bindparam("site"))
 _PEERS = sa.select(peers.c.body).order_by(peers.c.site)
