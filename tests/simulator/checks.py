@@ -189,7 +189,7 @@ class Checks:
         """The site holds an older copy of its database now; what it has told since, it does not know."""
         self.voted = {key: epoch for key, epoch in self.voted.items() if key[0] != site.name}
         self.brought_back.add(site.name)
-        self.deleted = {service_id for service_id in self.deleted if not self._only_at(site.name, service_id)}
+        self.deleted = {service_id for service_id in self.deleted if not self.only_at(site.name, service_id)}
         everybody = set(self.world.sites)
         self.partners[site.name] |= everybody  # it asks all what they share with it
         rows = site.disk.look(lambda tx: [tx.service(i) for i in self.documents])
@@ -198,10 +198,10 @@ class Checks:
             held = site.disk.look(lambda tx, i=service_id: tx.blocks(i))
             self.blocks[site.name][service_id] = {(h.block.cidr, h.block.index): h.block for h in held}
 
-    def _only_at(self, site: str, service_id: str) -> bool:
-        """Nobody else was left in it, so nobody else knows that it was deleted."""
+    def only_at(self, site: str, service_id: str) -> bool:
+        """Nobody else was in it, or left in it, so nobody else knows that it was made, or deleted."""
         known = self.documents[service_id]
-        return {member.site for member in known[max(known)].members} == {site}
+        return {member.site for member in known[max(known)].members if not member.deferred} == {site}
 
     def _pruned(self, site: "Site") -> None:
         """What is over may have gone by itself; the store's own pruning is not seen row by row."""
@@ -297,6 +297,7 @@ class Checks:
                 row.document
                 for row in self.rows[site.name].values()
                 if live(row)
+                and not site.disk.look(lambda tx, i=row.document.service_id: tx.fenced(i))  # an older copy
                 and own.resource_id in {r.resource_id for r in row.document.resources_of(site.name)}
             ]
             if len(sharing) > 1 and any(d.type == "l2" for d in sharing):

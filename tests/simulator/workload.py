@@ -49,6 +49,8 @@ class Workload:
     def forgotten(self, site: str) -> None:
         """An older copy of its database was brought back: what only the newer one knew is not promised."""
         self.accepted = {key: None for key in self.accepted if key[1] != site}
+        known = self.world.checks.only_at
+        self.acknowledged = {i: None for i in self.acknowledged if not known(site, i)}
 
     # -- networks --------------------------------------------------------------------------------------
 

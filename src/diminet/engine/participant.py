@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from diminet.engine import fence, following
 from diminet.engine.instance import Instance
-from diminet.engine.ports import NOBODY, HeldBlock, MemberRow, ReservationRow, ServiceRow, Tx
+from diminet.engine.ports import NOBODY, SITE, HeldBlock, MemberRow, ReservationRow, ServiceRow, Tx
 from diminet.engine.reconciler import Reconciler
 from diminet.engine.reservations import Reservations
 from diminet.engine.states import States
@@ -230,6 +230,8 @@ class Participant:
             for r in document.resources_of(here.name)
             for row in tx.services_of_network(here.name, r.resource_id)
             if row.document.service_id != service_id
+            # Of an older copy of our database: what comes back was allowed beside it, or after it.
+            if not (tx.fenced(SITE) and tx.fenced(row.document.service_id))
         }
         here.type_of(document.type).recheck(document, here.name, list(committed.values()))
         before = tx.service(service_id)

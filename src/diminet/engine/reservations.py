@@ -249,8 +249,11 @@ class Reservations:
         return facts
 
     def _committed(self, tx: Tx, row: ReservationRow) -> tuple[Document | None, list[Document]]:
-        """Our copy of the service itself, and every other live document that names the network."""
+        """Our copy of the service itself, and every other live document that names the network. Raises
+        ResourceBusy if one that did has ended since it was promised, and it is not as it was yet."""
         held = tx.service(row.service_id)
+        if tx.being_put_back(row.network_id):
+            raise self._still_ending(f"network {row.network_id}")
         rows = tx.services_of_network(self.here.name, row.network_id)
         others = [r.document for r in rows if r.document.service_id != row.service_id]
         return (held.document if held else None), others
